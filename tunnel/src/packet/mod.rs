@@ -1,0 +1,1 @@
+//! IP packets: what a tunnel endpoint must read and change in them.

@@ -1,0 +1,1 @@
+//! QPACK with an empty dynamic table (RFC 9204).

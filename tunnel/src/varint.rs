@@ -1,0 +1,1 @@
+//! Variable-length integers (RFC 9000 §16).
