@@ -1,0 +1,3 @@
+//! The device daemon.
+
+fn main() {}
