@@ -5,6 +5,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
+use serde_path_to_error::Segment;
+use toml::Spanned;
+use toml::de::DeTable;
 
 /// Reads and validates the file at `path`.
 ///
@@ -21,16 +24,26 @@ pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigFileError> {
 /// # Errors
 /// [`ConfigFileError::Invalid`].
 pub fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, ConfigFileError> {
-    let invalid = |field: String, error: &toml::de::Error| {
+    let invalid = |offset: Option<usize>, field: String, problem: &str| {
         ConfigFileError::Invalid(Invalid {
             file: path.to_owned(),
-            line: error.span().map(|span| line_of(text, span.start)),
+            line: offset.map(|offset| line_of(text, offset)),
             field,
-            problem: error.message().to_owned(),
+            problem: problem.to_owned(),
         })
     };
-    let document = toml::Deserializer::parse(text).map_err(|error| invalid(String::new(), &error))?;
-    serde_path_to_error::deserialize(document).map_err(|error| invalid(error.path().to_string(), error.inner()))
+    let document = DeTable::parse(text)
+        .map_err(|error| invalid(error.span().map(|span| span.start), String::new(), error.message()))?;
+    serde_path_to_error::deserialize(toml::Deserializer::from(document.clone())).map_err(|error| {
+        let field = error.path();
+        let span = error.inner().span().map(|span| span.start);
+        // A list's own check fails with the span of the whole list; the path knows the entry.
+        let offset = match field.iter().next_back() {
+            Some(Segment::Seq { .. }) => start_of(&document, field).or(span),
+            _ => span,
+        };
+        invalid(offset, field.to_string(), error.inner().message())
+    })
 }
 
 /// Why a configuration file was refused.
@@ -75,6 +88,21 @@ impl fmt::Display for Invalid {
         }
         write!(f, ": {}", self.problem)
     }
+}
+
+/// Where the value at `field` begins in the text.
+fn start_of(document: &Spanned<DeTable<'_>>, field: &serde_path_to_error::Path) -> Option<usize> {
+    let mut segments = field.iter();
+    let Some(Segment::Map { key }) = segments.next() else { return None };
+    let mut value = document.get_ref().get(key.as_str())?;
+    for segment in segments {
+        value = match segment {
+            Segment::Map { key } => value.get_ref().get(key.as_str())?,
+            Segment::Seq { index } => value.get_ref().get(*index)?,
+            Segment::Enum { .. } | Segment::Unknown => return None,
+        };
+    }
+    Some(value.span().start)
 }
 
 fn line_of(text: &str, offset: usize) -> usize {

@@ -98,3 +98,40 @@ fn at_least_one<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec
     }
     Ok(gateways)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config_file;
+
+    #[test]
+    fn a_configuration_crosses_the_wire_unchanged() {
+        let text = r#"{
+            "version": 1,
+            "device_id": "dev-0011223344556677",
+            "tunnel": {
+                "gateway": [{"origin": "https://gateway.example", "priority": 1}],
+                "families": {"ipv4": true, "ipv6": false},
+                "routes": ["10.20.0.0/24"],
+                "dns": {"servers": ["10.20.0.80"], "search": ["corp.example"]},
+                "mode": "manual"
+            }
+        }"#;
+        let config: DeviceConfig = serde_json::from_str(text).unwrap();
+        assert_eq!(config.tunnel.mode, Mode::Manual);
+        let again: DeviceConfig = serde_json::from_str(&serde_json::to_string(&config).unwrap()).unwrap();
+        assert_eq!(again, config);
+    }
+
+    #[test]
+    fn by_hand_only_the_gateway_is_needed() {
+        let text = "[[gateway]]\norigin = \"https://192.0.2.1:8443\"\n";
+        let tunnel: TunnelConfig = config_file::parse(Path::new("tunnel.toml"), text).unwrap();
+        assert_eq!((tunnel.mode, tunnel.families), (Mode::AlwaysOn, Families { ipv4: true, ipv6: true }));
+        let error = config_file::parse::<TunnelConfig>(Path::new("tunnel.toml"), "gateway = []\n").unwrap_err();
+        assert_eq!(error.to_string(), "tunnel.toml:1: gateway: expected at least one gateway");
+    }
+}

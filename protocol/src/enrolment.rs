@@ -138,3 +138,33 @@ impl std::fmt::Debug for Base64 {
         write!(f, "{} bytes", self.0.len())
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_not_printed() {
+        let request = ActivateRequest { secret: Base64(b"hunter2".to_vec()) };
+        assert_eq!(format!("{request:?}"), "ActivateRequest { .. }");
+        assert_eq!(serde_json::to_string(&request).unwrap(), r#"{"secret":"aHVudGVyMg=="}"#);
+    }
+
+    #[test]
+    fn unknown_fields_and_versions_are_refused() {
+        let good = r#"{"session":"s1","credential_blob":"AAE=","encrypted_secret":""}"#;
+        assert_eq!(serde_json::from_str::<Challenge>(good).unwrap().credential_blob, Base64(vec![0, 1]));
+        for wrong in [good.replace("s1", "../s1"), good.replace("AAE=", "AAE"), good.replace("session", "sessions")] {
+            assert!(serde_json::from_str::<Challenge>(&wrong).is_err(), "{wrong}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn base64_round_trips(bytes: Vec<u8>) {
+            let text = serde_json::to_string(&Base64(bytes.clone())).unwrap();
+            proptest::prop_assert_eq!(serde_json::from_str::<Base64>(&text).unwrap().0, bytes);
+        }
+    }
+}
