@@ -1,0 +1,1 @@
+//! Which addresses and routes a tunnel needs, without I/O.

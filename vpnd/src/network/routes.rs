@@ -1,0 +1,1 @@
+//! The tunnel's routes and the rules that lead to them.

@@ -1,0 +1,1 @@
+//! Sockets whose packets carry the mark.
