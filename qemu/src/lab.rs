@@ -1,0 +1,180 @@
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::AtomicU8},
+};
+
+use crate::{
+    Capture, ChildHandle, DeviceNode, Firewall, LabError, Node, Result, Swtpm, Topology, WebServer, dnsmasq,
+    holder::{Holder, WORK_DIR},
+    process,
+    service::Service,
+    sntp,
+    swtpm::EkCa,
+};
+
+/// What a lab starts with.
+#[derive(Debug, Clone, Default)]
+pub struct LabOptions {
+    /// Text on the company's web page; empty for a fixed one.
+    pub token: String,
+}
+
+/// A running network of routers, servers and devices, all inside of one private set of namespaces.
+///
+/// Everything ends with it: dropped, or with the process, however that ends. Drop what runs in it first, or not at all.
+///
+/// When a test panics, the end of every log of its lab goes to standard error.
+#[derive(Debug)]
+pub struct Lab {
+    // Fields are dropped in this order.
+    capture: Option<Capture>,
+    web: WebServer,
+    _sntp: Service,
+    _servers: [ChildHandle; 2],
+    topology: Topology,
+    ek_ca: EkCa,
+    ports: AtomicU8,
+    holder: Arc<Holder>,
+}
+
+impl Lab {
+    /// Makes hosts, links and the services of internet and company, and starts the capture of the device link.
+    ///
+    /// # Errors
+    /// When a tool is missing or this process is not root.
+    pub fn start(options: LabOptions) -> Result<Self> {
+        let holder = Arc::new(Holder::start()?);
+        let topology = Topology::create(&holder)?;
+        let capture = Capture::start(&topology.internet, |inside| holder.outside(inside))?;
+        let servers = [dnsmasq::serve_uplink(&topology.internet)?, dnsmasq::serve_company(&topology.company)?];
+        let token = if options.token.is_empty() { "intranet" } else { &options.token };
+        Ok(Self {
+            capture: Some(capture),
+            web: WebServer::start(&topology.company, token)?,
+            _sntp: sntp::serve(&topology.internet)?,
+            _servers: servers,
+            ek_ca: EkCa::create(&holder)?,
+            topology,
+            ports: AtomicU8::new(0),
+            holder,
+        })
+    }
+
+    /// The hosts.
+    #[must_use]
+    pub fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    /// The company's web server.
+    #[must_use]
+    pub fn web(&self) -> &WebServer {
+        &self.web
+    }
+
+    /// The capture of the device link.
+    ///
+    /// # Errors
+    /// After [`Lab::finish_capture`].
+    pub fn capture(&mut self) -> Result<&mut Capture> {
+        self.capture.as_mut().ok_or_else(|| LabError::answer("capture", "has been finished"))
+    }
+
+    /// Ends the capture and returns its file, which lasts as long as the lab.
+    ///
+    /// # Errors
+    /// When the capture lost packets.
+    pub fn finish_capture(&mut self) -> Result<PathBuf> {
+        let capture = self.capture.take().ok_or_else(|| LabError::answer("capture", "has been finished"))?;
+        capture.finish()
+    }
+
+    /// Plugs a new network namespace, with addresses and routes, into the device link.
+    ///
+    /// # Errors
+    /// When the name is taken or the firewall cannot be loaded.
+    pub fn plug(&self, name: &str, firewall: Firewall) -> Result<DeviceNode> {
+        DeviceNode::plug(&self.holder, &self.topology, &self.ports, name, firewall)
+    }
+
+    /// Makes a TPM with its own EK and a certificate of the lab's EK CA; `name` is unique in this lab.
+    ///
+    /// # Errors
+    /// When `swtpm_setup` fails.
+    pub fn tpm(&self, name: &str) -> Result<Swtpm> {
+        Swtpm::create(&self.holder, name)
+    }
+
+    /// Certificates of the lab's EK CA, PEM, as a path inside of the lab. There is one after the first [`Lab::tpm`].
+    ///
+    /// # Errors
+    /// [`LabError::Missing`] before.
+    pub fn ek_ca_file(&self) -> Result<PathBuf> {
+        self.ek_ca.certificates()
+    }
+
+    /// The path by which this process reaches `inside`, an absolute path in the lab.
+    #[must_use]
+    pub fn outside(&self, inside: impl AsRef<Path>) -> PathBuf {
+        self.holder.outside(inside)
+    }
+
+    /// Makes a directory in the lab's work directory and returns its path inside of the lab.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn directory(&self, name: &str) -> Result<PathBuf> {
+        let inside = PathBuf::from(WORK_DIR).join(name);
+        let outside = self.outside(&inside);
+        fs::create_dir_all(&outside).map_err(LabError::io(format!("make {}", outside.display())))?;
+        Ok(inside)
+    }
+
+    /// Process id, as seen from outside, of the process that holds all namespaces of this lab.
+    #[must_use]
+    pub fn init_pid(&self) -> u32 {
+        self.holder.init_pid()
+    }
+
+    /// Words that, put in front of a command, run it in a node of this lab from any shell on this machine.
+    #[must_use]
+    pub fn shell_prefix(&self, node: &Node) -> String {
+        let command = node.command("");
+        let words = command.get_args().map(|word| word.to_string_lossy().into_owned());
+        format!("nsenter {}", words.collect::<Vec<_>>().join(" ")).trim_end().to_owned()
+    }
+
+    /// Logs of everything that runs or ran in the lab: file name and end of its text.
+    #[must_use]
+    pub fn logs(&self) -> Vec<(String, String)> {
+        let Ok(entries) = fs::read_dir(self.outside(WORK_DIR)) else {
+            return Vec::new();
+        };
+        let mut logs: Vec<_> = entries
+            .flatten()
+            .filter(|entry| entry.path().extension().is_some_and(|extension| extension == "log"))
+            .map(|entry| {
+                let text = fs::read(entry.path()).unwrap_or_default();
+                let name = entry.file_name().to_string_lossy().into_owned();
+                (name, process::tail(&String::from_utf8_lossy(&text)))
+            })
+            .collect();
+        logs.sort();
+        logs
+    }
+
+    pub(crate) fn holder(&self) -> &Arc<Holder> {
+        &self.holder
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for (name, text) in self.logs() {
+                eprintln!("---- {name}\n{text}");
+            }
+        }
+    }
+}
