@@ -39,14 +39,8 @@ pub fn certificates(bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, ChainE
 
 /// `chain` as PEM, one block after the other.
 pub fn to_pem(chain: &[CertificateDer<'_>]) -> String {
-    let blocks: Vec<_> = chain
-        .iter()
-        .map(|certificate| pem::Pem::new(CERTIFICATE, certificate.to_vec()))
-        .collect();
-    pem::encode_many_config(
-        &blocks,
-        pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF),
-    )
+    let blocks: Vec<_> = chain.iter().map(|certificate| pem::Pem::new(CERTIFICATE, certificate.to_vec())).collect();
+    pem::encode_many_config(&blocks, pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF))
 }
 
 /// The private key in `pem`, by the label of its block: a software key, or a key of `tpm`.

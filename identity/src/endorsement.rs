@@ -48,15 +48,11 @@ impl EkTrust {
     /// [`EndorsementError::Authority`] when it is not a certificate of a CA.
     pub fn add(&mut self, certificate: &CertificateDer<'_>) -> Result<(), EndorsementError> {
         let malformed = |reason: String| EndorsementError::Authority(reason);
-        let (_, parsed) = X509Certificate::from_der(certificate)
-            .map_err(|error| malformed(error.to_string()))?;
+        let (_, parsed) = X509Certificate::from_der(certificate).map_err(|error| malformed(error.to_string()))?;
         if !parsed.is_ca() {
-            return Err(malformed(
-                "its basic constraints do not say that it is a CA".to_owned(),
-            ));
+            return Err(malformed("its basic constraints do not say that it is a CA".to_owned()));
         }
-        let anchor = webpki::anchor_from_trusted_cert(certificate)
-            .map_err(|error| malformed(error.to_string()))?;
+        let anchor = webpki::anchor_from_trusted_cert(certificate).map_err(|error| malformed(error.to_string()))?;
         self.anchors.push(anchor.to_owned());
         Ok(())
     }
@@ -86,17 +82,13 @@ impl EkTrust {
         ek_public: &[u8],
         now: UnixTime,
     ) -> Result<Endorser, EndorsementError> {
-        let (padding, parsed) = X509Certificate::from_der(certificate)
-            .map_err(|error| EndorsementError::Certificate(error.to_string()))?;
-        let der = CertificateDer::from(
-            certificate
-                .get(..certificate.len() - padding.len())
-                .unwrap_or_default(),
-        );
+        let (padding, parsed) =
+            X509Certificate::from_der(certificate).map_err(|error| EndorsementError::Certificate(error.to_string()))?;
+        let der = CertificateDer::from(certificate.get(..certificate.len() - padding.len()).unwrap_or_default());
         check_key(&parsed, ek_public)?;
 
-        let end_entity = EndEntityCert::try_from(&der)
-            .map_err(|error| EndorsementError::Certificate(error.to_string()))?;
+        let end_entity =
+            EndEntityCert::try_from(&der).map_err(|error| EndorsementError::Certificate(error.to_string()))?;
         end_entity
             .verify_for_usage(
                 webpki::ALL_VERIFICATION_ALGS,
@@ -108,9 +100,9 @@ impl EkTrust {
                 None,
             )
             .map_err(|error| match error {
-                webpki::Error::UnknownIssuer => EndorsementError::UnknownAuthority {
-                    issuer: parsed.issuer().to_string(),
-                },
+                webpki::Error::UnknownIssuer => {
+                    EndorsementError::UnknownAuthority { issuer: parsed.issuer().to_string() }
+                }
                 error => EndorsementError::Chain(error.to_string()),
             })?;
         Ok(endorser(&parsed))
@@ -143,31 +135,19 @@ pub enum EndorsementError {
     Chain(String),
 }
 
-fn check_key(
-    certificate: &X509Certificate<'_>,
-    ek_public: &[u8],
-) -> Result<(), EndorsementError> {
+fn check_key(certificate: &X509Certificate<'_>, ek_public: &[u8]) -> Result<(), EndorsementError> {
     let area = PublicArea::parse(ek_public)?;
     area.check_endorsement()?;
-    let key = certificate
-        .public_key()
-        .parsed()
-        .map_err(|error| EndorsementError::Certificate(error.to_string()))?;
+    let key = certificate.public_key().parsed().map_err(|error| EndorsementError::Certificate(error.to_string()))?;
     let same = match (area.unique(), key) {
-        (Unique::P256 { .. }, PublicKey::EC(_)) => {
-            area.p256_spki()? == certificate.public_key().raw
-        }
+        (Unique::P256 { .. }, PublicKey::EC(_)) => area.p256_spki()? == certificate.public_key().raw,
         (Unique::Rsa { modulus, exponent }, PublicKey::RSA(key)) => {
             without_leading_zeros(key.modulus) == *modulus
                 && key.try_exponent().is_ok_and(|found| found == u64::from(*exponent))
         }
         _ => false,
     };
-    if same {
-        Ok(())
-    } else {
-        Err(EndorsementError::OtherKey)
-    }
+    if same { Ok(()) } else { Err(EndorsementError::OtherKey) }
 }
 
 fn without_leading_zeros(integer: &[u8]) -> &[u8] {
@@ -195,11 +175,7 @@ fn endorser(certificate: &X509Certificate<'_>) -> Endorser {
         manufacturer: attribute("2.23.133.2.1"),
         model: attribute("2.23.133.2.2"),
         version: attribute("2.23.133.2.3"),
-        certificate_serial: certificate
-            .raw_serial()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect(),
+        certificate_serial: certificate.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect(),
         issuer: certificate.issuer().to_string(),
     }
 }

@@ -24,9 +24,7 @@ pub trait DeviceKey: Send + Sync + Debug {
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// The text holds no PEM block of a private key.
-    #[error(
-        "no private key found: expected a PEM block `PRIVATE KEY`, `EC PRIVATE KEY` or `TSS2 PRIVATE KEY`"
-    )]
+    #[error("no private key found: expected a PEM block `PRIVATE KEY`, `EC PRIVATE KEY` or `TSS2 PRIVATE KEY`")]
     Missing,
     /// The text is not PEM.
     #[error("malformed PEM: {0}")]
@@ -40,9 +38,7 @@ pub enum KeyError {
     #[error("the private key is not an unencrypted ECDSA P-256 key: {0}")]
     NotP256(String),
     /// A TPM key was found, but no TPM was given to load it into.
-    #[error(
-        "this is the key of a TPM, and no TPM is configured: set the TPM, or use a PKCS#8 key"
-    )]
+    #[error("this is the key of a TPM, and no TPM is configured: set the TPM, or use a PKCS#8 key")]
     NeedsTpm,
     /// The software signer failed.
     #[error("signing failed")]

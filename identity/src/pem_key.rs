@@ -26,8 +26,7 @@ impl PemKey {
     /// # Errors
     /// [`KeyError::Generation`] when the system's source of randomness fails.
     pub fn generate() -> Result<Self, KeyError> {
-        let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING)
-            .map_err(|_| KeyError::Generation)?;
+        let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).map_err(|_| KeyError::Generation)?;
         Self::from_pair(pair)
     }
 
@@ -38,12 +37,8 @@ impl PemKey {
     /// # Errors
     /// [`KeyError`] naming what was found and what was expected.
     pub fn from_pem(pem: &str) -> Result<Self, KeyError> {
-        let blocks =
-            pem::parse_many(pem).map_err(|error| KeyError::MalformedPem(error.to_string()))?;
-        let Some(block) = blocks
-            .into_iter()
-            .find(|block| block.tag().ends_with("PRIVATE KEY"))
-        else {
+        let blocks = pem::parse_many(pem).map_err(|error| KeyError::MalformedPem(error.to_string()))?;
+        let Some(block) = blocks.into_iter().find(|block| block.tag().ends_with("PRIVATE KEY")) else {
             return Err(KeyError::Missing);
         };
         let label = block.tag().to_owned();
@@ -63,22 +58,15 @@ impl PemKey {
     pub fn to_pem(&self) -> Result<Zeroizing<String>, KeyError> {
         let document = self.pair.to_pkcs8v1().map_err(|_| KeyError::Generation)?;
         let block = pem::Pem::new(PKCS8, document.as_ref());
-        let text = Zeroizing::new(pem::encode_config(
-            &block,
-            pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF),
-        ));
+        let text =
+            Zeroizing::new(pem::encode_config(&block, pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF)));
         // Taken out of the block, its copy of the key is wiped too.
         drop(Zeroizing::new(block.into_contents()));
         Ok(text)
     }
 
     fn from_pair(pair: EcdsaKeyPair) -> Result<Self, KeyError> {
-        let spki = pair
-            .public_key()
-            .as_der()
-            .map_err(|_| KeyError::Generation)?
-            .as_ref()
-            .to_vec();
+        let spki = pair.public_key().as_der().map_err(|_| KeyError::Generation)?.as_ref().to_vec();
         Ok(Self { pair, spki })
     }
 }

@@ -1,8 +1,7 @@
 //! PKCS#10 certificate requests (RFC 2986).
 
 use rcgen::{
-    CertificateParams, DistinguishedName, DnType, PKCS_ECDSA_P256_SHA256, PublicKeyData,
-    SignatureAlgorithm, SigningKey,
+    CertificateParams, DistinguishedName, DnType, PKCS_ECDSA_P256_SHA256, PublicKeyData, SignatureAlgorithm, SigningKey,
 };
 
 use crate::{DeviceKey, KeyError, spki};
@@ -13,21 +12,12 @@ use crate::{DeviceKey, KeyError, spki};
 /// # Errors
 /// [`RequestError::Key`] when the key cannot sign, [`RequestError::Encoding`] when the name cannot
 /// be encoded.
-pub fn certificate_request(
-    key: &dyn DeviceKey,
-    common_name: &str,
-) -> Result<Vec<u8>, RequestError> {
+pub fn certificate_request(key: &dyn DeviceKey, common_name: &str) -> Result<Vec<u8>, RequestError> {
     let point = spki::point(key.spki_der()).ok_or(RequestError::NotP256)?;
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params
-        .distinguished_name
-        .push(DnType::CommonName, common_name);
-    let signer = RequestSigner {
-        key,
-        point,
-        failure: std::sync::Mutex::new(None),
-    };
+    params.distinguished_name.push(DnType::CommonName, common_name);
+    let signer = RequestSigner { key, point, failure: std::sync::Mutex::new(None) };
     match params.serialize_request(&signer) {
         Ok(request) => Ok(request.der().to_vec()),
         Err(error) => Err(match signer.take_failure() {
@@ -60,10 +50,7 @@ struct RequestSigner<'a> {
 
 impl RequestSigner<'_> {
     fn take_failure(&self) -> Option<KeyError> {
-        self.failure
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .take()
+        self.failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
     }
 }
 
@@ -80,10 +67,7 @@ impl PublicKeyData for RequestSigner<'_> {
 impl SigningKey for RequestSigner<'_> {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
         self.key.sign(message).map_err(|error| {
-            *self
-                .failure
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(error);
+            *self.failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(error);
             rcgen::Error::RemoteKeyError
         })
     }

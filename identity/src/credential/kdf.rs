@@ -7,12 +7,7 @@ use aws_lc_rs::{
 use zeroize::Zeroizing;
 
 /// KDFa (SP 800-108 in counter mode with HMAC): `N` bytes, at most one digest.
-pub(super) fn kdfa<const N: usize>(
-    key: &[u8],
-    label: &[u8],
-    context_u: &[u8],
-    context_v: &[u8],
-) -> Zeroizing<[u8; N]> {
+pub(super) fn kdfa<const N: usize>(key: &[u8], label: &[u8], context_u: &[u8], context_v: &[u8]) -> Zeroizing<[u8; N]> {
     const { assert!(N > 0 && N <= SHA256_OUTPUT_LEN) };
     let mut mac = hmac::Context::with_key(&Key::new(HMAC_SHA256, key));
     mac.update(&1u32.to_be_bytes());
@@ -25,12 +20,7 @@ pub(super) fn kdfa<const N: usize>(
 }
 
 /// KDFe (SP 800-56A): the 256-bit seed from the ECDH secret `z`.
-pub(super) fn kdfe(
-    z: &[u8],
-    label: &[u8],
-    party_u: &[u8],
-    party_v: &[u8],
-) -> Zeroizing<[u8; SHA256_OUTPUT_LEN]> {
+pub(super) fn kdfe(z: &[u8], label: &[u8], party_u: &[u8], party_v: &[u8]) -> Zeroizing<[u8; SHA256_OUTPUT_LEN]> {
     let mut hash = Context::new(&SHA256);
     hash.update(&1u32.to_be_bytes());
     hash.update(z);

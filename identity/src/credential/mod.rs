@@ -55,11 +55,7 @@ pub fn make(ek_public: &[u8], key_public: &[u8]) -> Result<Credential, Credentia
 
     let (seed, encrypted_secret) = seed::encrypted_to(&ek)?;
     let credential_blob = protect(seed.as_slice(), &key.name(), &secret)?;
-    Ok(Credential {
-        credential_blob,
-        encrypted_secret: sized(&encrypted_secret)?,
-        secret,
-    })
+    Ok(Credential { credential_blob, encrypted_secret: sized(&encrypted_secret)?, secret })
 }
 
 /// The Name of an EK: its Name algorithm and the digest of its public area. It identifies the TPM.
@@ -118,19 +114,11 @@ fn protect(seed: &[u8], name: &[u8], secret: &[u8]) -> Result<Vec<u8>, Credentia
     // The key is used once, for this one message, so that the specification's zero IV is no weakness.
     UnboundCipherKey::new(&AES_128, storage_key.as_ref())
         .and_then(EncryptingKey::cfb128)
-        .and_then(|key| {
-            key.less_safe_encrypt(
-                &mut identity,
-                EncryptionContext::Iv128(FixedLength::from([0; 16])),
-            )
-        })
+        .and_then(|key| key.less_safe_encrypt(&mut identity, EncryptionContext::Iv128(FixedLength::from([0; 16]))))
         .map_err(|_| CredentialError::Crypto("AES-128-CFB"))?;
 
     let integrity_key = kdf::kdfa::<32>(seed, b"INTEGRITY", &[], &[]);
-    let mut mac = hmac::Context::with_key(&hmac::Key::new(
-        hmac::HMAC_SHA256,
-        integrity_key.as_ref(),
-    ));
+    let mut mac = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, integrity_key.as_ref()));
     mac.update(&identity);
     mac.update(name);
 
@@ -141,8 +129,7 @@ fn protect(seed: &[u8], name: &[u8], secret: &[u8]) -> Result<Vec<u8>, Credentia
 
 /// `bytes` as a TPM2B structure: a big-endian 16-bit length before them.
 fn sized(bytes: &[u8]) -> Result<Vec<u8>, CredentialError> {
-    let length =
-        u16::try_from(bytes.len()).map_err(|_| CredentialError::Crypto("oversized structure"))?;
+    let length = u16::try_from(bytes.len()).map_err(|_| CredentialError::Crypto("oversized structure"))?;
     let mut out = Vec::with_capacity(2 + bytes.len());
     out.extend_from_slice(&length.to_be_bytes());
     out.extend_from_slice(bytes);

@@ -18,11 +18,7 @@ const CURVE_P256: u16 = 0x0003;
 const DEFAULT_EXPONENT: u32 = 65_537;
 
 /// The attributes that a key made inside a TPM, never to leave it, has: TPMA_OBJECT's bits.
-const BOUND: [(u32, &str); 3] = [
-    (1 << 1, "fixedTPM"),
-    (1 << 4, "fixedParent"),
-    (1 << 5, "sensitiveDataOrigin"),
-];
+const BOUND: [(u32, &str); 3] = [(1 << 1, "fixedTPM"), (1 << 4, "fixedParent"), (1 << 5, "sensitiveDataOrigin")];
 const RESTRICTED: (u32, &str) = (1 << 16, "restricted");
 const DECRYPT: (u32, &str) = (1 << 17, "decrypt");
 const SIGN: (u32, &str) = (1 << 18, "sign");
@@ -78,10 +74,7 @@ pub(crate) enum Unique<'a> {
     /// Modulus without leading zeros, and the exponent.
     Rsa { modulus: &'a [u8], exponent: u32 },
     /// The coordinates of a point, not yet known to be on the curve.
-    P256 {
-        x: [u8; COORDINATE],
-        y: [u8; COORDINATE],
-    },
+    P256 { x: [u8; COORDINATE], y: [u8; COORDINATE] },
 }
 
 impl<'a> PublicArea<'a> {
@@ -116,15 +109,7 @@ impl<'a> PublicArea<'a> {
         if !reader.0.is_empty() {
             return Err(Length);
         }
-        let area = Self {
-            area,
-            name_algorithm,
-            attributes,
-            symmetric,
-            scheme,
-            scheme_hash,
-            unique,
-        };
+        let area = Self { area, name_algorithm, attributes, symmetric, scheme, scheme_hash, unique };
         // Nothing else is used in this product, and the Name could not be computed.
         area.expect("nameAlg", area.name_algorithm, ALG_SHA256, "TPM_ALG_SHA256")?;
         Ok(area)
@@ -173,11 +158,7 @@ impl<'a> PublicArea<'a> {
         self.p256_spki()?;
         match (self.scheme, self.scheme_hash) {
             (ALG_NULL, _) | (ALG_ECDSA, Some(ALG_SHA256)) => Ok(()),
-            (ALG_ECDSA, hash) => Err(unexpected(
-                "scheme.details.hashAlg",
-                hash.unwrap_or(ALG_NULL),
-                "TPM_ALG_SHA256",
-            )),
+            (ALG_ECDSA, hash) => Err(unexpected("scheme.details.hashAlg", hash.unwrap_or(ALG_NULL), "TPM_ALG_SHA256")),
             (scheme, _) => Err(unexpected("scheme", scheme, "TPM_ALG_NULL or TPM_ALG_ECDSA")),
         }
     }
@@ -215,11 +196,7 @@ impl<'a> PublicArea<'a> {
 }
 
 fn unexpected(field: &'static str, found: u16, expected: &'static str) -> PublicAreaError {
-    Field {
-        field,
-        found: found.into(),
-        expected,
-    }
+    Field { field, found: found.into(), expected }
 }
 
 struct Reader<'a>(&'a [u8]);
@@ -254,11 +231,7 @@ impl<'a> Reader<'a> {
         if algorithm == ALG_NULL {
             return Ok(None);
         }
-        Ok(Some([
-            algorithm,
-            self.u16("symmetric.keyBits")?,
-            self.u16("symmetric.mode")?,
-        ]))
+        Ok(Some([algorithm, self.u16("symmetric.keyBits")?, self.u16("symmetric.mode")?]))
     }
 
     fn rsa(&mut self) -> Result<Unique<'a>, PublicAreaError> {

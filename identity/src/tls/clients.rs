@@ -36,16 +36,9 @@ impl ClientVerifier {
     ///
     /// # Errors
     /// [`TlsError::RevocationList`] when a list is malformed.
-    pub fn new(
-        anchors: TrustAnchors,
-        revocation_lists: &[CertificateRevocationListDer<'_>],
-    ) -> Result<Self, TlsError> {
+    pub fn new(anchors: TrustAnchors, revocation_lists: &[CertificateRevocationListDer<'_>]) -> Result<Self, TlsError> {
         let current = verifier(&anchors, revocation_lists)?;
-        Ok(Self {
-            subjects: current.root_hint_subjects().to_vec(),
-            current: RwLock::new(current),
-            anchors,
-        })
+        Ok(Self { subjects: current.root_hint_subjects().to_vec(), current: RwLock::new(current), anchors })
     }
 
     /// Uses `revocation_lists` from the next handshake on, in place of all former ones.
@@ -71,11 +64,7 @@ fn verifier(
     revocation_lists: &[CertificateRevocationListDer<'_>],
 ) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
     WebPkiClientVerifier::builder_with_provider(Arc::clone(&anchors.0), provider())
-        .with_crls(
-            revocation_lists
-                .iter()
-                .map(|list| CertificateRevocationListDer::from(list.to_vec())),
-        )
+        .with_crls(revocation_lists.iter().map(|list| CertificateRevocationListDer::from(list.to_vec())))
         .only_check_end_entity_revocation()
         .build()
         .map_err(|error| TlsError::RevocationList(error.to_string()))
@@ -92,8 +81,7 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.current()
-            .verify_client_cert(end_entity, intermediates, now)
+        self.current().verify_client_cert(end_entity, intermediates, now)
     }
 
     fn verify_tls12_signature(

@@ -60,10 +60,9 @@ pub enum ClientAuthentication {
 /// # Errors
 /// [`TlsError::Configuration`] when rustls refuses.
 pub fn client_config(tls: ClientTls<'_>) -> Result<ClientConfig, TlsError> {
-    let verifier =
-        WebPkiServerVerifier::builder_with_provider(Arc::clone(&tls.anchors.0), provider())
-            .build()
-            .map_err(|error| TlsError::Configuration(Error::General(error.to_string())))?;
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::clone(&tls.anchors.0), provider())
+        .build()
+        .map_err(|error| TlsError::Configuration(Error::General(error.to_string())))?;
     let builder = ClientConfig::builder_with_details(provider(), tls.clock)
         .with_protocol_versions(&[&TLS13])
         .map_err(TlsError::Configuration)?
@@ -104,11 +103,8 @@ pub fn server_config(tls: ServerTls<'_>) -> Result<ServerConfig, TlsError> {
 pub(super) fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
         let mut provider = aws_lc_rs::default_provider();
-        provider.kx_groups = vec![
-            aws_lc_rs::kx_group::X25519MLKEM768,
-            aws_lc_rs::kx_group::X25519,
-            aws_lc_rs::kx_group::SECP256R1,
-        ];
+        provider.kx_groups =
+            vec![aws_lc_rs::kx_group::X25519MLKEM768, aws_lc_rs::kx_group::X25519, aws_lc_rs::kx_group::SECP256R1];
         Arc::new(provider)
     });
     Arc::clone(&PROVIDER)

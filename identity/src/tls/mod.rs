@@ -35,15 +35,9 @@ impl Identity {
     ///
     /// # Errors
     /// [`TlsError::Identity`] when the chain is empty or its leaf was issued for another key.
-    pub fn new(
-        chain: Vec<CertificateDer<'static>>,
-        key: Arc<dyn DeviceKey>,
-    ) -> Result<Self, TlsError> {
+    pub fn new(chain: Vec<CertificateDer<'static>>, key: Arc<dyn DeviceKey>) -> Result<Self, TlsError> {
         let identity = Self { chain, key };
-        identity
-            .certified_key()
-            .keys_match()
-            .map_err(TlsError::Identity)?;
+        identity.certified_key().keys_match().map_err(TlsError::Identity)?;
         Ok(identity)
     }
 
@@ -58,10 +52,7 @@ impl Identity {
     }
 
     fn certified_key(&self) -> CertifiedKey {
-        CertifiedKey::new(
-            self.chain.clone(),
-            Arc::new(signer::Signing(Arc::clone(&self.key))),
-        )
+        CertifiedKey::new(self.chain.clone(), Arc::new(signer::Signing(Arc::clone(&self.key))))
     }
 
     fn resolver(&self) -> Arc<SingleCertAndKey> {
@@ -90,9 +81,7 @@ impl TrustAnchors {
     pub fn new(certificates: &[CertificateDer<'_>]) -> Result<Self, TlsError> {
         let mut store = RootCertStore::empty();
         for certificate in certificates {
-            store
-                .add(certificate.clone().into_owned())
-                .map_err(TlsError::TrustAnchor)?;
+            store.add(certificate.clone().into_owned()).map_err(TlsError::TrustAnchor)?;
         }
         if store.is_empty() {
             return Err(TlsError::NoTrustAnchor);

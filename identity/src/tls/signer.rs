@@ -17,9 +17,7 @@ pub(super) struct Signing(pub(super) Arc<dyn DeviceKey>);
 
 impl SigningKey for Signing {
     fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
-        offered
-            .contains(&SCHEME)
-            .then(|| Box::new(self.clone()) as Box<dyn Signer>)
+        offered.contains(&SCHEME).then(|| Box::new(self.clone()) as Box<dyn Signer>)
     }
 
     fn public_key(&self) -> Option<SubjectPublicKeyInfoDer<'_>> {

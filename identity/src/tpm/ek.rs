@@ -1,24 +1,176 @@
-//! EK
-use super::{Endorsement, TpmError, key_file::Material, thread::Failure};
-use tss_esapi::Context;
+//! The endorsement key: who the TPM is.
+
+use tss_esapi::{
+    Context, Error,
+    abstraction::{
+        AsymmetricAlgorithmSelection,
+        ek::{create_ek_public_from_default_template_2, retrieve_ek_pubcert},
+    },
+    constants::{CapabilityType, SessionType, Tss2ResponseCodeKind},
+    handles::{AuthHandle, KeyHandle, SessionHandle},
+    interface_types::{
+        algorithm::HashingAlgorithm,
+        ecc::EccCurve,
+        key_bits::RsaKeyBits,
+        resource_handles::Hierarchy,
+        session_handles::{AuthSession, PolicySession},
+    },
+    structures::{CapabilityData, Digest, EncryptedSecret, IdObject, Nonce, Public, SymmetricDefinition},
+};
 use zeroize::Zeroizing;
 
-pub(super) fn read(_context: &mut Context) -> Result<Endorsement, Failure> {
-    Err(TpmError::Gone.into())
+use super::{
+    Endorsement, TpmError,
+    key_file::Material,
+    signing_key,
+    thread::{Device, Failure, flush},
+};
+
+/// The NV indices of the certificates of the low range (TCG EK Credential Profile, section 2.2.1.4), best
+/// first.
+const CERTIFICATES: [(u32, AsymmetricAlgorithmSelection); 2] = [
+    (0x01c0_000a, AsymmetricAlgorithmSelection::Ecc(EccCurve::NistP256)),
+    (0x01c0_0002, AsymmetricAlgorithmSelection::Rsa(RsaKeyBits::Rsa2048)),
+];
+const HANDLE_COUNT: u32 = 64;
+
+pub(super) fn read(device: &mut Device) -> Result<Endorsement, Failure> {
+    let context = &mut device.context;
+    let (template, certified) = choose(context)?;
+    let certificate = match certified {
+        true => Some(without_padding(retrieve_ek_pubcert(context, template)?)),
+        false => None,
+    };
+    let (handle, public) = derive(context, template)?;
+    flush(context, handle.into());
+    Ok(Endorsement { public: signing_key::marshalled(public)?, certificate })
 }
 
-pub(super) struct Credential;
+/// A credential as the server sent it, checked for its outer form.
+pub(super) struct Credential {
+    blob: IdObject,
+    secret: EncryptedSecret,
+}
 
 impl Credential {
-    pub(super) fn parse(_blob: &[u8], _secret: &[u8]) -> Result<Self, TpmError> {
-        Err(TpmError::Gone)
+    pub(super) fn parse(blob: &[u8], secret: &[u8]) -> Result<Self, TpmError> {
+        let malformed = |field: &str| TpmError::Credential(format!("malformed {field}"));
+        Ok(Self {
+            blob: content(blob)
+                .and_then(|bytes| IdObject::try_from(bytes).ok())
+                .ok_or_else(|| malformed("TPM2B_ID_OBJECT"))?,
+            secret: content(secret)
+                .and_then(|bytes| EncryptedSecret::try_from(bytes).ok())
+                .ok_or_else(|| malformed("TPM2B_ENCRYPTED_SECRET"))?,
+        })
     }
 }
 
 pub(super) fn activate(
-    _context: &mut Context,
-    _key: &Material,
-    _credential: Credential,
+    device: &mut Device,
+    key: &Material,
+    credential: Credential,
 ) -> Result<Zeroizing<Vec<u8>>, Failure> {
-    Err(TpmError::Gone.into())
+    signing_key::with(device, key, |context, key| {
+        let (template, _) = choose(context)?;
+        let (ek, _) = derive(context, template)?;
+        let secret = activate_with(context, key, ek, credential);
+        flush(context, ek.into());
+        secret
+    })
+}
+
+fn activate_with(
+    context: &mut Context,
+    key: KeyHandle,
+    ek: KeyHandle,
+    credential: Credential,
+) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let session = context
+        .start_auth_session(
+            None,
+            None,
+            None,
+            SessionType::Policy,
+            SymmetricDefinition::AES_128_CFB,
+            HashingAlgorithm::Sha256,
+        )?
+        .ok_or(Error::WrapperError(tss_esapi::WrapperErrorKind::WrongValueFromTpm))?;
+    let secret = PolicySession::try_from(session).and_then(|policy| {
+        // PolicySecret with the endorsement hierarchy is policy A, which both templates have.
+        context.execute_with_session(Some(AuthSession::Password), |context| {
+            context.policy_secret(
+                policy,
+                AuthHandle::Endorsement,
+                Nonce::default(),
+                Digest::default(),
+                Nonce::default(),
+                None,
+            )
+        })?;
+        context.execute_with_sessions((Some(AuthSession::Password), Some(session), None), |context| {
+            context.activate_credential(key, ek, credential.blob, credential.secret)
+        })
+    });
+    flush(context, SessionHandle::from(session).into());
+    match secret {
+        Ok(secret) => Ok(Zeroizing::new(secret.value().to_vec())),
+        Err(error) if is_refusal(&error) => {
+            Err(TpmError::Credential(format!("the TPM cannot decrypt it: {error}")).into())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether the TPM says that the credential is wrong, and not that something else is.
+fn is_refusal(error: &Error) -> bool {
+    use Tss2ResponseCodeKind::{EccPoint, Insufficient, Integrity, Size, Value};
+    let Error::Tss2Error(code) = error else {
+        return false;
+    };
+    matches!(code.kind(), Some(Integrity | Value | Size | Insufficient | EccPoint))
+}
+
+/// The handles of the TPM from `first` on within its range.
+pub(super) fn handles(context: &mut Context, first: u32) -> Result<Vec<u32>, Failure> {
+    let (found, _) = context.get_capability(CapabilityType::Handles, first, HANDLE_COUNT)?;
+    let CapabilityData::Handles(found) = found else {
+        return Ok(Vec::new());
+    };
+    Ok(found.into_inner().into_iter().map(u32::from).collect())
+}
+
+/// The template of the endorsement key in use, and whether the TPM holds its certificate.
+fn choose(context: &mut Context) -> Result<(AsymmetricAlgorithmSelection, bool), Failure> {
+    for (index, template) in CERTIFICATES {
+        if handles(context, index)?.first() == Some(&index) {
+            return Ok((template, true));
+        }
+    }
+    Ok((CERTIFICATES[0].1, false))
+}
+
+fn derive(context: &mut Context, template: AsymmetricAlgorithmSelection) -> Result<(KeyHandle, Public), Failure> {
+    let template = create_ek_public_from_default_template_2(template, None)?;
+    let primary = context.execute_with_session(Some(AuthSession::Password), |context| {
+        context.create_primary(Hierarchy::Endorsement, template, None, None, None, None)
+    })?;
+    Ok((primary.key_handle, primary.out_public))
+}
+
+/// Some TPMs fill the NV index up behind the certificate.
+fn without_padding(mut certificate: Vec<u8>) -> Vec<u8> {
+    let padding = match x509_parser::parse_x509_certificate(&certificate) {
+        Ok((padding, _)) => padding.len(),
+        // The server says what is wrong with it.
+        Err(_) => 0,
+    };
+    certificate.truncate(certificate.len() - padding);
+    certificate
+}
+
+/// What a TPM2B structure holds, if its length field is right.
+fn content(structure: &[u8]) -> Option<&[u8]> {
+    let (length, content) = structure.split_first_chunk()?;
+    (usize::from(u16::from_be_bytes(*length)) == content.len()).then_some(content)
 }

@@ -1,23 +1,90 @@
-//! Key files
+//! Key files of the "ASN.1 Specification for TPM 2.0 Key Files": what tpm2-openssl and others read and write.
+
+use std::fmt;
+
+use der::{
+    Decode, Encode, Sequence,
+    asn1::{ObjectIdentifier, OctetString, UintRef, Utf8StringRef},
+};
+
 use super::TpmError;
+use crate::credential::PublicArea;
 
 const LABEL: &str = "TSS2 PRIVATE KEY";
+/// id-loadablekey: made by TPM2_Create, loaded by TPM2_Load.
+const LOADABLE_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.23.133.10.1.3");
+/// TPM_RH_OWNER as the parent stands for the ECC P-256 storage root key of the owner hierarchy.
+const OWNER: [u8; 4] = [0x40, 0, 0, 1];
 
 /// Whether `pem` holds a key of a TPM: a block `TSS2 PRIVATE KEY`.
 pub fn is_key_file(pem: &str) -> bool {
     pem.contains(&format!("-----BEGIN {LABEL}-----"))
 }
 
-#[derive(Debug, Clone)]
+/// A key as it is outside of the TPM: the private part is encrypted by its parent.
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct Material {
+    /// A marshalled `TPM2B_PUBLIC`.
     pub(super) public: Vec<u8>,
+    /// A marshalled `TPM2B_PRIVATE`.
     pub(super) private: Vec<u8>,
 }
 
-pub(super) fn decode(_pem: &str) -> Result<Material, TpmError> {
-    Err(TpmError::Gone)
+impl fmt::Debug for Material {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Material").finish_non_exhaustive()
+    }
 }
 
-pub(super) fn encode(_material: &Material) -> String {
-    String::new()
+/// The PEM of `material`.
+pub(super) fn encode(material: &Material) -> Result<String, TpmError> {
+    let malformed = |error: der::Error| TpmError::KeyFile(error.to_string());
+    let key = TpmKeyFile {
+        kind: LOADABLE_KEY,
+        empty_auth: Some(true),
+        description: None,
+        parent: UintRef::new(&OWNER).map_err(malformed)?,
+        public: OctetString::new(material.public.as_slice()).map_err(malformed)?,
+        private: OctetString::new(material.private.as_slice()).map_err(malformed)?,
+    };
+    Ok(pem::encode_config(
+        &pem::Pem::new(LABEL, key.to_der().map_err(malformed)?),
+        pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF),
+    ))
+}
+
+/// The key in `pem`: a loadable P-256 signing key without PIN or policy under the ECC storage root key.
+pub(super) fn decode(pem: &str) -> Result<Material, TpmError> {
+    let malformed = |reason: String| TpmError::KeyFile(reason);
+    let blocks = pem::parse_many(pem).map_err(|error| malformed(error.to_string()))?;
+    let block =
+        blocks.iter().find(|block| block.tag() == LABEL).ok_or_else(|| malformed(format!("no PEM block `{LABEL}`")))?;
+    let key = TpmKeyFile::from_der(block.contents())
+        .map_err(|error| malformed(format!("not the ASN.1 of a key without policy: {error}")))?;
+    if key.kind != LOADABLE_KEY {
+        return Err(malformed(format!("its type is {}, expected {LOADABLE_KEY}, a loadable key", key.kind)));
+    }
+    if key.empty_auth != Some(true) {
+        return Err(malformed("it needs a PIN, expected a key without".to_owned()));
+    }
+    if key.parent.as_bytes() != OWNER {
+        return Err(malformed("its parent is not 0x40000001, the owner's storage root key".to_owned()));
+    }
+    PublicArea::parse(key.public.as_bytes())
+        .and_then(|area| area.check_signing())
+        .map_err(|error| malformed(format!("the public area: {error}")))?;
+    Ok(Material { public: key.public.into_bytes().into_vec(), private: key.private.into_bytes().into_vec() })
+}
+
+/// `TPMKey`, without the optional fields that a key without PIN and policy does not have.
+#[derive(Sequence)]
+struct TpmKeyFile<'a> {
+    kind: ObjectIdentifier,
+    #[asn1(context_specific = "0", tag_mode = "EXPLICIT", optional = "true")]
+    empty_auth: Option<bool>,
+    #[asn1(context_specific = "4", tag_mode = "EXPLICIT", optional = "true")]
+    description: Option<Utf8StringRef<'a>>,
+    parent: UintRef<'a>,
+    public: OctetString,
+    private: OctetString,
 }

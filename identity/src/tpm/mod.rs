@@ -51,9 +51,7 @@ impl Tpm {
     /// # Errors
     /// As [`Tpm::open`].
     pub fn open_with_time_limit(tcti: &str, limit: Duration) -> Result<Self, TpmError> {
-        Ok(Self {
-            thread: thread::Handle::start(tcti, limit)?,
-        })
+        Ok(Self { thread: thread::Handle::start(tcti, limit)? })
     }
 
     /// The endorsement key and its certificate: ECC P-256 if the TPM holds a certificate for that
@@ -71,9 +69,7 @@ impl Tpm {
     /// # Errors
     /// [`TpmError`]
     pub fn create_signing_key(&self) -> Result<TpmKey, TpmError> {
-        let material = self
-            .thread
-            .run("create a signing key", signing_key::create)?;
+        let material = self.thread.run("create a signing key", signing_key::create)?;
         TpmKey::new(self.thread.clone(), material)
     }
 
@@ -85,8 +81,8 @@ impl Tpm {
     /// or this one before it was reset.
     pub fn load_signing_key(&self, pem: &str) -> Result<TpmKey, TpmError> {
         let material = key_file::decode(pem)?;
-        let material = self.thread.run("load the signing key", move |context| {
-            signing_key::check(context, &material)?;
+        let material = self.thread.run("load the signing key", move |device| {
+            signing_key::with(device, &material, |_, _| Ok(()))?;
             Ok(material)
         })?;
         TpmKey::new(self.thread.clone(), material)
@@ -106,9 +102,7 @@ impl Tpm {
     ) -> Result<Zeroizing<Vec<u8>>, TpmError> {
         let credential = ek::Credential::parse(credential_blob, encrypted_secret)?;
         let material = key.material();
-        self.thread.run("activate the credential", move |context| {
-            ek::activate(context, &material, credential)
-        })
+        self.thread.run("activate the credential", move |device| ek::activate(device, &material, credential))
     }
 }
 
@@ -116,9 +110,7 @@ impl Tpm {
 #[derive(Debug, thiserror::Error)]
 pub enum TpmError {
     /// The name of the TPM's interface is malformed.
-    #[error(
-        "`{0}` names no TPM: expected `device:/dev/tpmrm0` or `swtpm:host=127.0.0.1,port=2321`"
-    )]
+    #[error("`{0}` names no TPM: expected `device:/dev/tpmrm0` or `swtpm:host=127.0.0.1,port=2321`")]
     Tcti(String),
     /// The TPM cannot be opened.
     #[error("the TPM `{tcti}` cannot be opened: {reason}")]

@@ -10,11 +10,27 @@ use std::{
     time::Duration,
 };
 
-use tss_esapi::{Context, tcti_ldr::TctiNameConf};
+use tss_esapi::{
+    Context,
+    constants::{
+        CapabilityType,
+        tss::{TPM2_ACTIVE_SESSION_FIRST, TPM2_LOADED_SESSION_FIRST, TPM2_PT_FAMILY_INDICATOR, TPM2_TRANSIENT_FIRST},
+    },
+    handles::{ObjectHandle, TpmHandle},
+    tcti_ldr::TctiNameConf,
+};
 
-use super::TpmError;
+use super::{TpmError, ek, srk::Srk};
 
-type Job = Box<dyn FnOnce(&mut Context) + Send>;
+type Job = Box<dyn FnOnce(&mut Device) + Send>;
+
+/// What the thread owns.
+#[derive(Debug)]
+pub(super) struct Device {
+    pub(super) context: Context,
+    /// How the storage root key is reached, once it was looked for.
+    pub(super) srk: Option<Srk>,
+}
 
 /// Sends jobs to the thread; the thread ends when the last handle is dropped.
 #[derive(Clone, Debug)]
@@ -50,10 +66,7 @@ impl Handle {
         let name = parse(tcti)?;
         let (jobs, queue) = mpsc::channel::<Job>();
         let (opened, opening) = mpsc::sync_channel(1);
-        let failed = |reason: String| TpmError::Open {
-            tcti: tcti.to_owned(),
-            reason,
-        };
+        let failed = |reason: String| TpmError::Open { tcti: tcti.to_owned(), reason };
         std::thread::Builder::new()
             .name("tpm".to_owned())
             .spawn(move || serve(name, &queue, &opened))
@@ -62,10 +75,7 @@ impl Handle {
             Ok(Ok(())) => Ok(Self { jobs, limit }),
             Ok(Err(error)) => Err(failed(error.to_string())),
             Err(RecvTimeoutError::Disconnected) => Err(TpmError::Gone),
-            Err(RecvTimeoutError::Timeout) => Err(TpmError::Timeout {
-                operation: "open",
-                limit,
-            }),
+            Err(RecvTimeoutError::Timeout) => Err(TpmError::Timeout { operation: "open", limit }),
         }
     }
 
@@ -74,56 +84,79 @@ impl Handle {
     pub(super) fn run<T, F>(&self, operation: &'static str, job: F) -> Result<T, TpmError>
     where
         T: Send + 'static,
-        F: FnOnce(&mut Context) -> Result<T, Failure> + Send + 'static,
+        F: FnOnce(&mut Device) -> Result<T, Failure> + Send + 'static,
     {
         let abandoned = Arc::new(AtomicBool::new(false));
         let (done, result) = mpsc::sync_channel(1);
         let given_up = Arc::clone(&abandoned);
         self.jobs
-            .send(Box::new(move |context| {
+            .send(Box::new(move |device| {
                 if given_up.load(Ordering::Acquire) {
                     return;
                 }
                 // The caller may have given up meanwhile; then nobody wants the result.
-                let _ = done.send(job(context));
+                let _ = done.send(job(device));
             }))
             .map_err(|_| TpmError::Gone)?;
         match result.recv_timeout(self.limit) {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(Failure::Reason(error))) => Err(error),
-            Ok(Err(Failure::Command(error))) => Err(TpmError::Command {
-                operation,
-                reason: error.to_string(),
-            }),
+            Ok(Err(Failure::Command(error))) => Err(TpmError::Command { operation, reason: error.to_string() }),
             Err(RecvTimeoutError::Disconnected) => Err(TpmError::Gone),
             Err(RecvTimeoutError::Timeout) => {
                 abandoned.store(true, Ordering::Release);
-                Err(TpmError::Timeout {
-                    operation,
-                    limit: self.limit,
-                })
+                Err(TpmError::Timeout { operation, limit: self.limit })
             }
         }
     }
 }
 
-fn serve(
-    name: TctiNameConf,
-    queue: &mpsc::Receiver<Job>,
-    opened: &mpsc::SyncSender<Result<(), tss_esapi::Error>>,
-) {
-    let mut context = match Context::new(name) {
-        Ok(context) => context,
+/// Flushes what an operation loaded. A failure is not the operation's: it is logged, and what stays behind is
+/// flushed when the TPM is opened again.
+pub(super) fn flush(context: &mut Context, handle: ObjectHandle) {
+    if let Err(error) = context.flush_context(handle) {
+        log::warn!("the TPM did not flush an object: {error}");
+    }
+}
+
+fn serve(name: TctiNameConf, queue: &mpsc::Receiver<Job>, opened: &mpsc::SyncSender<Result<(), tss_esapi::Error>>) {
+    let exclusive = matches!(name, TctiNameConf::Swtpm(_) | TctiNameConf::Mssim(_));
+    let mut device = match open(name) {
+        Ok(context) => Device { context, srk: None },
         Err(error) => {
             let _ = opened.send(Err(error));
             return;
         }
     };
+    if exclusive {
+        flush_left_behind(&mut device.context);
+    }
     if opened.send(Ok(())).is_err() {
         return;
     }
     for job in queue {
-        job(&mut context);
+        job(&mut device);
+    }
+}
+
+/// Opens the TPM and has it answer a command: an emulator takes the connection before it is ready.
+fn open(name: TctiNameConf) -> Result<Context, tss_esapi::Error> {
+    let mut context = Context::new(name)?;
+    context.get_capability(CapabilityType::TpmProperties, TPM2_PT_FAMILY_INDICATOR, 1)?;
+    Ok(context)
+}
+
+/// Flushes what a process that was killed left in a TPM without a resource manager. The kernel's resource
+/// manager (/dev/tpmrm0) does this by itself, and there the sessions of other processes are visible.
+fn flush_left_behind(context: &mut Context) {
+    for range in [TPM2_TRANSIENT_FIRST, TPM2_LOADED_SESSION_FIRST, TPM2_ACTIVE_SESSION_FIRST] {
+        for handle in ek::handles(context, range).unwrap_or_default() {
+            let object = TpmHandle::try_from(handle).and_then(|handle| context.tr_from_tpm_public(handle));
+            match object {
+                Ok(object) => flush(context, object),
+                Err(error) => log::warn!("the TPM holds {handle:#010x}, left behind: {error}"),
+            }
+        }
     }
 }
 
@@ -132,9 +165,9 @@ fn parse(tcti: &str) -> Result<TctiNameConf, TpmError> {
     let malformed = || TpmError::Tcti(tcti.to_owned());
     let known = match tcti.split_once(':') {
         Some(("device", path)) => path.starts_with('/'),
-        Some(("swtpm" | "mssim", fields)) => fields.split(',').all(|field| {
-            matches!(field.split_once('='), Some(("host" | "port", value)) if !value.is_empty())
-        }),
+        Some(("swtpm" | "mssim", fields)) => fields
+            .split(',')
+            .all(|field| matches!(field.split_once('='), Some(("host" | "port", value)) if !value.is_empty())),
         _ => false,
     };
     if !known {
