@@ -1,14 +1,32 @@
 //! Capsules (RFC 9297 §3.2) and those of CONNECT-IP (RFC 9484 §4.7).
 
+use std::net::IpAddr;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use ipnet::IpNet;
+
+use crate::{
+    http3::{Code, ProtocolError},
+    routes::{IpRange, are_ordered},
+    varint,
+};
+
+const DATAGRAM: u64 = 0x00;
+const ADDRESS_ASSIGN: u64 = 0x01;
+const ADDRESS_REQUEST: u64 = 0x02;
+const ROUTE_ADVERTISEMENT: u64 = 0x03;
+
+/// The longest value in bytes of a capsule that is read; an IP packet and its context id always fit, and some 2000
+/// ranges.
+pub const MAX_VALUE: u64 = 72 * 1024;
 
 /// An address or prefix that the sender assigns to the receiver (RFC 9484 §4.7.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AssignedAddress {
     /// The request that this answers, 0 when none was made.
     pub request_id: u64,
-    /// What the receiver may use as source address. The unspecified address with a full prefix length answers
-    /// a request that is refused.
+    /// What the receiver may use as source address. The unspecified address with the full prefix length answers a
+    /// request that is refused.
     pub prefix: IpNet,
 }
 
@@ -18,13 +36,383 @@ impl AssignedAddress {
     pub const fn unrequested(prefix: IpNet) -> Self {
         Self { request_id: 0, prefix }
     }
+
+    /// Whether it says that the request is refused.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        self.prefix.addr().is_unspecified() && self.prefix.prefix_len() == self.prefix.max_prefix_len()
+    }
 }
 
 /// An address that the sender would like to have (RFC 9484 §4.7.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestedAddress {
-    /// Names the request, not 0, never used twice in a session.
+    /// Names the request: not 0, below 2^62, never used twice in a session.
     pub request_id: u64,
     /// The wish; the unspecified address means any.
     pub prefix: IpNet,
+}
+
+/// A capsule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Capsule {
+    /// An HTTP datagram's payload: context id and packet.
+    Datagram(Bytes),
+    /// All addresses of the receiver.
+    AddressAssign(Vec<AssignedAddress>),
+    /// A wish for addresses, at least one.
+    AddressRequest(Vec<RequestedAddress>),
+    /// All ranges that the sender reaches, in order.
+    RouteAdvertisement(Vec<IpRange>),
+}
+
+impl Capsule {
+    /// Appends it.
+    ///
+    /// # Panics
+    /// When a request id exceeds [`varint::MAX`].
+    pub fn encode(&self, out: &mut impl BufMut) {
+        let mut value = Vec::new();
+        let kind = match self {
+            Self::Datagram(payload) => {
+                value.extend_from_slice(payload);
+                DATAGRAM
+            }
+            Self::AddressAssign(addresses) => {
+                for address in addresses {
+                    write_address(address.request_id, address.prefix, &mut value);
+                }
+                ADDRESS_ASSIGN
+            }
+            Self::AddressRequest(addresses) => {
+                for address in addresses {
+                    write_address(address.request_id, address.prefix, &mut value);
+                }
+                ADDRESS_REQUEST
+            }
+            Self::RouteAdvertisement(ranges) => {
+                for range in ranges {
+                    write_range(range, &mut value);
+                }
+                ROUTE_ADVERTISEMENT
+            }
+        };
+        varint::write(kind, out);
+        varint::write(value.len() as u64, out);
+        out.put_slice(&value);
+    }
+
+    fn decode(kind: u64, value: Bytes) -> Result<Self, ProtocolError> {
+        let mut rest = &value[..];
+        let rest = &mut rest;
+        match kind {
+            DATAGRAM => Ok(Self::Datagram(value)),
+            ADDRESS_ASSIGN => {
+                let mut addresses = Vec::new();
+                while !rest.is_empty() {
+                    let (request_id, prefix) = take_address(rest)?;
+                    addresses.push(AssignedAddress { request_id, prefix });
+                }
+                Ok(Self::AddressAssign(addresses))
+            }
+            ADDRESS_REQUEST => {
+                let mut addresses = Vec::new();
+                while !rest.is_empty() {
+                    let (request_id, prefix) = take_address(rest)?;
+                    if request_id == 0 {
+                        return Err(malformed("ADDRESS_REQUEST with request id 0"));
+                    }
+                    addresses.push(RequestedAddress { request_id, prefix });
+                }
+                if addresses.is_empty() {
+                    return Err(malformed("ADDRESS_REQUEST without an address"));
+                }
+                Ok(Self::AddressRequest(addresses))
+            }
+            _ => {
+                let mut ranges = Vec::new();
+                while !rest.is_empty() {
+                    ranges.push(take_range(rest)?);
+                }
+                if !are_ordered(&ranges) {
+                    return Err(malformed("ROUTE_ADVERTISEMENT with ranges that overlap or are not in order"));
+                }
+                Ok(Self::RouteAdvertisement(ranges))
+            }
+        }
+    }
+}
+
+/// Cuts a data stream into capsules, however its bytes arrive. Unknown ones are skipped (RFC 9297 §3.2).
+#[derive(Debug, Default)]
+pub struct CapsuleReader {
+    input: BytesMut,
+    state: State,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+enum State {
+    #[default]
+    Header,
+    Value(u64, usize),
+    Skipped(u64),
+}
+
+impl CapsuleReader {
+    /// Adds what the stream brought.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.input.extend_from_slice(bytes);
+    }
+
+    /// The next capsule; `None` when more input is needed.
+    ///
+    /// # Errors
+    /// MESSAGE_ERROR for a malformed one (RFC 9297 §3.3), EXCESSIVE_LOAD for one over [`MAX_VALUE`].
+    pub fn next_capsule(&mut self) -> Result<Option<Capsule>, ProtocolError> {
+        loop {
+            match self.state {
+                State::Header => {
+                    let Some((kind, length)) = self.take_header() else {
+                        return Ok(None);
+                    };
+                    self.state = match kind {
+                        DATAGRAM | ADDRESS_ASSIGN | ADDRESS_REQUEST | ROUTE_ADVERTISEMENT if length <= MAX_VALUE => {
+                            State::Value(kind, length as usize)
+                        }
+                        DATAGRAM | ADDRESS_ASSIGN | ADDRESS_REQUEST | ROUTE_ADVERTISEMENT => {
+                            let reason =
+                                format!("capsule of type {kind:#x} has {length} bytes, at most {MAX_VALUE} are read");
+                            return Err(ProtocolError::new(Code::EXCESSIVE_LOAD, reason));
+                        }
+                        _ => State::Skipped(length),
+                    };
+                }
+                State::Value(kind, length) => {
+                    if self.input.len() < length {
+                        return Ok(None);
+                    }
+                    self.state = State::Header;
+                    let value = self.input.split_to(length).freeze();
+                    return Capsule::decode(kind, value).map(Some);
+                }
+                State::Skipped(0) => self.state = State::Header,
+                State::Skipped(left) => {
+                    let skipped = (self.input.len() as u64).min(left);
+                    if skipped == 0 {
+                        return Ok(None);
+                    }
+                    self.input.advance(skipped as usize);
+                    self.state = State::Skipped(left - skipped);
+                }
+            }
+        }
+    }
+
+    /// To be asked when the stream ended.
+    ///
+    /// # Errors
+    /// MESSAGE_ERROR when it ended within a capsule.
+    pub fn finish(&self) -> Result<(), ProtocolError> {
+        match self.state {
+            State::Header | State::Skipped(0) if self.input.is_empty() => Ok(()),
+            _ => Err(malformed("stream ended within a capsule")),
+        }
+    }
+
+    fn take_header(&mut self) -> Option<(u64, u64)> {
+        let (kind, kind_size) = varint::read(&self.input)?;
+        let (length, length_size) = varint::read(&self.input[kind_size..])?;
+        self.input.advance(kind_size + length_size);
+        Some((kind, length))
+    }
+}
+
+fn write_address(request_id: u64, prefix: IpNet, out: &mut Vec<u8>) {
+    varint::write(request_id, out);
+    let network = prefix.network();
+    out.push(version(network));
+    write_ip(network, out);
+    out.push(prefix.prefix_len());
+}
+
+fn take_address(input: &mut &[u8]) -> Result<(u64, IpNet), ProtocolError> {
+    let request_id = varint::take(input).ok_or_else(cut)?;
+    let version = take_byte(input)?;
+    let address = take_ip(version, input)?;
+    let prefix = IpNet::new(address, take_byte(input)?).map_err(|_| malformed("prefix length exceeds the address"))?;
+    if prefix.network() != address {
+        return Err(malformed("address bits behind the prefix length"));
+    }
+    Ok((request_id, prefix))
+}
+
+fn write_range(range: &IpRange, out: &mut Vec<u8>) {
+    out.push(version(range.start()));
+    write_ip(range.start(), out);
+    write_ip(range.end(), out);
+    out.push(range.protocol());
+}
+
+fn take_range(input: &mut &[u8]) -> Result<IpRange, ProtocolError> {
+    let version = take_byte(input)?;
+    let start = take_ip(version, input)?;
+    let end = take_ip(version, input)?;
+    IpRange::new(start, end, take_byte(input)?).ok_or_else(|| malformed("range ends before its start"))
+}
+
+fn version(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 4 } else { 6 }
+}
+
+fn write_ip(address: IpAddr, out: &mut Vec<u8>) {
+    match address {
+        IpAddr::V4(address) => out.extend_from_slice(&address.octets()),
+        IpAddr::V6(address) => out.extend_from_slice(&address.octets()),
+    }
+}
+
+fn take_ip(version: u8, input: &mut &[u8]) -> Result<IpAddr, ProtocolError> {
+    match version {
+        4 => take_bytes::<4>(input).map(IpAddr::from),
+        6 => take_bytes::<16>(input).map(IpAddr::from),
+        _ => Err(malformed("IP version is neither 4 nor 6")),
+    }
+}
+
+fn take_byte(input: &mut &[u8]) -> Result<u8, ProtocolError> {
+    take_bytes::<1>(input).map(|[byte]| byte)
+}
+
+fn take_bytes<const N: usize>(input: &mut &[u8]) -> Result<[u8; N], ProtocolError> {
+    let (bytes, rest) = input.split_first_chunk().ok_or_else(cut)?;
+    *input = rest;
+    Ok(*bytes)
+}
+
+fn malformed(reason: &'static str) -> ProtocolError {
+    ProtocolError::new(Code::MESSAGE_ERROR, reason)
+}
+
+fn cut() -> ProtocolError {
+    malformed("capsule ends within a field")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::routes::normalize;
+
+    fn decode(bytes: &[u8]) -> Result<Vec<Capsule>, Code> {
+        let mut reader = CapsuleReader::default();
+        reader.push(bytes);
+        let mut capsules = Vec::new();
+        while let Some(capsule) = reader.next_capsule().map_err(|error| error.code)? {
+            capsules.push(capsule);
+        }
+        reader.finish().map_err(|error| error.code)?;
+        Ok(capsules)
+    }
+
+    #[test]
+    fn layout_of_rfc_9484() {
+        let assign = Capsule::AddressAssign(vec![AssignedAddress::unrequested("192.0.2.11/32".parse().unwrap())]);
+        let mut bytes = Vec::new();
+        assign.encode(&mut bytes);
+        assert_eq!(bytes, [1, 7, 0, 4, 192, 0, 2, 11, 32]);
+        let routes = Capsule::RouteAdvertisement(vec![IpRange::from_prefix("192.0.2.0/24".parse().unwrap())]);
+        let mut bytes = Vec::new();
+        routes.encode(&mut bytes);
+        assert_eq!(bytes, [3, 10, 4, 192, 0, 2, 0, 192, 0, 2, 255, 0]);
+    }
+
+    #[test]
+    fn malformed_capsules_are_message_errors() {
+        let cases: [&[u8]; 11] = [
+            &[1, 1, 0],                                                           // cut after the request id
+            &[1, 7, 0, 5, 192, 0, 2, 11, 32],                                     // version 5
+            &[1, 7, 0, 4, 192, 0, 2, 11, 33],                                     // prefix length
+            &[1, 7, 0, 4, 192, 0, 2, 11, 24],                                     // host bits
+            &[1, 6, 0, 4, 192, 0, 2, 11],                                         // no prefix length
+            &[2, 0],                                                              // no address
+            &[2, 7, 0, 4, 0, 0, 0, 0, 32],                                        // request id 0
+            &[3, 10, 4, 192, 0, 2, 9, 192, 0, 2, 8, 0],                           // end before start
+            &[3, 20, 4, 2, 0, 0, 0, 2, 0, 0, 9, 0, 4, 2, 0, 0, 9, 2, 0, 0, 9, 0], // overlap
+            &[3, 20, 4, 2, 0, 0, 0, 2, 0, 0, 0, 6, 4, 3, 0, 0, 0, 3, 0, 0, 0, 0], // protocol order
+            &[3, 10, 4],                                                          // stream ends
+        ];
+        for bytes in cases {
+            assert_eq!(decode(bytes), Err(Code::MESSAGE_ERROR), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn size_is_bounded_and_the_unknown_is_not() {
+        let mut large = Vec::new();
+        varint::write(ADDRESS_ASSIGN, &mut large);
+        varint::write(MAX_VALUE + 1, &mut large);
+        assert_eq!(decode(&large), Err(Code::EXCESSIVE_LOAD));
+        let mut unknown = Vec::new();
+        varint::write(0x17, &mut unknown);
+        varint::write(MAX_VALUE + 1, &mut unknown);
+        unknown.extend(vec![7; MAX_VALUE as usize + 1]);
+        Capsule::AddressAssign(vec![]).encode(&mut unknown);
+        assert_eq!(decode(&unknown), Ok(vec![Capsule::AddressAssign(vec![])]));
+    }
+
+    fn any_prefix() -> impl Strategy<Value = IpNet> {
+        prop_oneof![
+            (any::<u32>(), 0..=32u8)
+                .prop_map(|(bits, len)| IpNet::new(Ipv4Addr::from_bits(bits).into(), len).unwrap().trunc()),
+            (any::<u128>(), 0..=128u8)
+                .prop_map(|(bits, len)| IpNet::new(Ipv6Addr::from_bits(bits).into(), len).unwrap().trunc()),
+        ]
+    }
+
+    fn any_capsule() -> impl Strategy<Value = Capsule> {
+        let assigned =
+            (0..=varint::MAX, any_prefix()).prop_map(|(request_id, prefix)| AssignedAddress { request_id, prefix });
+        let requested =
+            (1..=varint::MAX, any_prefix()).prop_map(|(request_id, prefix)| RequestedAddress { request_id, prefix });
+        prop_oneof![
+            proptest::collection::vec(any::<u8>(), 0..100).prop_map(|payload| Capsule::Datagram(payload.into())),
+            proptest::collection::vec(assigned, 0..5).prop_map(Capsule::AddressAssign),
+            proptest::collection::vec(requested, 1..5).prop_map(Capsule::AddressRequest),
+            proptest::collection::vec(any_prefix().prop_map(IpRange::from_prefix), 0..5)
+                .prop_map(|ranges| Capsule::RouteAdvertisement(normalize(ranges))),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn any_split_gives_the_same(
+            capsules in proptest::collection::vec(any_capsule(), 0..6),
+            chunk in 1..40usize,
+        ) {
+            let mut bytes = Vec::new();
+            for capsule in &capsules {
+                capsule.encode(&mut bytes);
+                bytes.extend([0x40, 0x41, 2, 9, 9]);
+            }
+            let mut reader = CapsuleReader::default();
+            let mut found = Vec::new();
+            for piece in bytes.chunks(chunk) {
+                reader.push(piece);
+                while let Some(capsule) = reader.next_capsule().unwrap() {
+                    found.push(capsule);
+                }
+            }
+            prop_assert_eq!(found, capsules);
+            prop_assert!(reader.finish().is_ok());
+        }
+
+        #[test]
+        fn any_bytes_do_no_harm(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = decode(&bytes);
+        }
+    }
 }

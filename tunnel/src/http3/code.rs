@@ -1,6 +1,6 @@
 //! HTTP/3 error codes.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 /// An HTTP/3 application error code (RFC 9114 §8.1, RFC 9204 §6, RFC 9297 §5.2).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -92,5 +92,21 @@ impl fmt::Display for Code {
 impl fmt::Debug for Code {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+/// The peer broke the protocol.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{code}: {reason}")]
+pub struct ProtocolError {
+    /// What the peer is told.
+    pub code: Code,
+    /// What it did.
+    pub reason: Cow<'static, str>,
+}
+
+impl ProtocolError {
+    pub(crate) fn new(code: Code, reason: impl Into<Cow<'static, str>>) -> Self {
+        Self { code, reason: reason.into() }
     }
 }
