@@ -123,12 +123,15 @@ fn activate_with(
 }
 
 /// Whether the TPM says that the credential is wrong, and not that something else is.
+///
+/// `Failure` is what libtpms says of a ciphertext that its RSA key does not decrypt; a TPM that has really failed
+/// would not have got as far as this command.
 fn is_refusal(error: &Error) -> bool {
-    use Tss2ResponseCodeKind::{EccPoint, Insufficient, Integrity, Size, Value};
+    use Tss2ResponseCodeKind::{EccPoint, Failure, Insufficient, Integrity, Size, Value};
     let Error::Tss2Error(code) = error else {
         return false;
     };
-    matches!(code.kind(), Some(Integrity | Value | Size | Insufficient | EccPoint))
+    matches!(code.kind(), Some(Integrity | Value | Size | Insufficient | EccPoint | Failure))
 }
 
 /// The handles of the TPM from `first` on within its range.

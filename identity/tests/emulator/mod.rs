@@ -1,0 +1,187 @@
+//! A TPM emulator (swtpm) with an endorsement key certificate from a local CA, for one test.
+
+use std::{
+    fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use m2m_identity::{chain, tpm::Tpm};
+use rustls_pki_types::CertificateDer;
+use tempfile::TempDir;
+
+const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// A running swtpm; killed when dropped.
+pub(crate) struct Emulator {
+    child: Child,
+    port: u16,
+    directory: TempDir,
+}
+
+impl Emulator {
+    /// Manufactures a TPM with a certified RSA 2048 endorsement key, and switches it on.
+    pub(crate) fn start() -> Self {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        manufacture(directory.path());
+        let (child, port) = switch_on(directory.path());
+        Self { child, port, directory }
+    }
+
+    /// The TCTI of the emulator.
+    pub(crate) fn tcti(&self) -> String {
+        format!("swtpm:host=127.0.0.1,port={}", self.port)
+    }
+
+    /// Opens the TPM.
+    pub(crate) fn open(&self) -> Tpm {
+        Tpm::open(&self.tcti()).expect("the emulator is on")
+    }
+
+    /// The process, to be stopped or continued by signals.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Switches the TPM off and on again, as a power cut does.
+    pub(crate) fn power_cycle(&mut self) {
+        self.kill();
+        (self.child, self.port) = switch_on(self.directory.path());
+    }
+
+    /// The certificate of the local CA's root.
+    pub(crate) fn root(&self) -> CertificateDer<'static> {
+        self.certificate("swtpm-localca-rootca-cert.pem")
+    }
+
+    /// The certificate of the local CA that signs endorsement keys.
+    pub(crate) fn issuer(&self) -> CertificateDer<'static> {
+        self.certificate("issuercert.pem")
+    }
+
+    fn certificate(&self, name: &str) -> CertificateDer<'static> {
+        let pem = fs::read(ca(self.directory.path()).join(name)).expect("certificate of the CA");
+        chain::certificates(&pem).expect("a certificate").remove(0)
+    }
+
+    fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn ca(directory: &Path) -> PathBuf {
+    directory.join("ca")
+}
+
+fn state(directory: &Path) -> PathBuf {
+    directory.join("state")
+}
+
+fn manufacture(directory: &Path) {
+    let ca = ca(directory);
+    let write = |name: &str, lines: &[String]| {
+        let path = directory.join(name);
+        fs::write(&path, lines.join("\n") + "\n").expect("configuration of swtpm");
+        path
+    };
+    fs::create_dir(&ca).expect("directory of the CA");
+    fs::create_dir(state(directory)).expect("directory of the state");
+    let options = write(
+        "localca.options",
+        &[
+            "--platform-manufacturer Example".to_owned(),
+            "--platform-version 1".to_owned(),
+            "--platform-model Example".to_owned(),
+        ],
+    );
+    let localca = write(
+        "localca.conf",
+        &[
+            format!("statedir = {}", ca.display()),
+            format!("signingkey = {}", ca.join("signkey.pem").display()),
+            format!("issuercert = {}", ca.join("issuercert.pem").display()),
+            format!("certserial = {}", ca.join("certserial").display()),
+        ],
+    );
+    let setup = write(
+        "setup.conf",
+        &[
+            "create_certs_tool = /usr/bin/swtpm_localca".to_owned(),
+            format!("create_certs_tool_config = {}", localca.display()),
+            format!("create_certs_tool_options = {}", options.display()),
+        ],
+    );
+    let output = Command::new("timeout")
+        .args(["60", "swtpm_setup", "--tpm2", "--create-ek-cert"])
+        .args(["--pcr-banks", "sha256", "--tpm-state"])
+        .arg(state(directory))
+        .arg("--config")
+        .arg(setup)
+        .output()
+        .expect("swtpm_setup (package swtpm-tools) is needed by this test");
+    assert!(
+        output.status.success(),
+        "swtpm_setup: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// Starts swtpm on a free pair of ports; another process may be faster, then it takes the next pair.
+fn switch_on(directory: &Path) -> (Child, u16) {
+    let deadline = Instant::now() + START_LIMIT;
+    while Instant::now() < deadline {
+        let Some(port) = free_pair() else { continue };
+        let mut child = Command::new("swtpm")
+            .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
+            .arg("--server")
+            .arg(format!("type=tcp,bindaddr=127.0.0.1,port={port}"))
+            .arg("--ctrl")
+            .arg(format!("type=tcp,bindaddr=127.0.0.1,port={}", port + 1))
+            .arg("--tpmstate")
+            .arg(format!("dir={}", state(directory).display()))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("swtpm is needed by this test");
+        while Instant::now() < deadline {
+            if child.try_wait().expect("state of swtpm").is_some() {
+                break;
+            }
+            if listens(port) && listens(port + 1) {
+                return (child, port);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    panic!("swtpm did not start");
+}
+
+fn free_pair() -> Option<u16> {
+    let first = TcpListener::bind("127.0.0.1:0").ok()?;
+    let port = first.local_addr().ok()?.port();
+    let _second = TcpListener::bind(("127.0.0.1", port.checked_add(1)?)).ok()?;
+    Some(port)
+}
+
+/// Whether `port` listens on loopback, without connecting: swtpm would take that for its client.
+fn listens(port: u16) -> bool {
+    let local = format!("0100007F:{port:04X}");
+    fs::read_to_string("/proc/net/tcp")
+        .unwrap_or_default()
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .any(|fields| fields.get(1) == Some(&local.as_str()) && fields.get(3) == Some(&"0A"))
+}

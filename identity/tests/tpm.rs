@@ -1,0 +1,185 @@
+//! The TPM's part, against a real TPM 2.0 (swtpm).
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod emulator;
+
+use std::{process::Command, time::Duration};
+
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, ParsedPublicKey};
+use emulator::Emulator;
+use m2m_identity::{
+    DeviceKey, KeyError, PemKey, certificate_request, chain, credential,
+    endorsement::{EkTrust, EndorsementError},
+    tpm::{Tpm, TpmError, TpmKey},
+};
+use rustls_pki_types::UnixTime;
+
+fn assert_signs(key: &dyn DeviceKey, message: &[u8]) {
+    let signature = key.sign(message).unwrap();
+    ParsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, key.spki_der()).unwrap().verify_sig(message, &signature).unwrap();
+}
+
+fn activate(tpm: &Tpm, key: &TpmKey) {
+    let ek = tpm.endorsement().unwrap();
+    let made = credential::make(&ek.public, key.public_area()).unwrap();
+    let secret = tpm.activate_credential(key, &made.credential_blob, &made.encrypted_secret).unwrap();
+    assert_eq!(*secret, *made.secret);
+}
+
+#[test]
+fn a_key_signs_and_is_loaded_again_after_a_power_cut() {
+    let mut emulator = Emulator::start();
+    let tpm = emulator.open();
+    let key = tpm.create_signing_key().unwrap();
+    assert_signs(&key, b"before");
+    assert_eq!(credential::key_spki(key.public_area()).unwrap(), key.spki_der());
+    let pem = key.to_pem();
+    drop((key, tpm));
+    emulator.power_cycle();
+
+    let tpm = emulator.open();
+    let loaded = tpm.load_signing_key(&pem).unwrap();
+    assert_signs(&loaded, b"after");
+    assert_eq!(loaded.to_pem(), pem);
+    assert_signs(&*chain::private_key(&pem, Some(&tpm)).unwrap(), b"by label");
+    assert!(matches!(chain::private_key(&pem, None), Err(KeyError::NeedsTpm)));
+}
+
+#[test]
+fn another_tpm_refuses_the_key() {
+    let (first, second) = (Emulator::start(), Emulator::start());
+    let pem = first.open().create_signing_key().unwrap().to_pem();
+    let error = second.open().load_signing_key(&pem).unwrap_err();
+    assert!(matches!(error, TpmError::KeyOfAnotherTpm), "{error:?}");
+    assert!(error.to_string().contains("the key does not belong to this TPM"));
+}
+
+#[test]
+fn the_key_file_is_what_openssl_takes_for_a_tpm_key() {
+    let emulator = Emulator::start();
+    let pem = emulator.open().create_signing_key().unwrap().to_pem();
+    assert!(pem.starts_with("-----BEGIN TSS2 PRIVATE KEY-----\n"));
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("key.pem");
+    std::fs::write(&file, pem).unwrap();
+    let output =
+        Command::new("openssl").args(["asn1parse", "-in"]).arg(file).output().expect("openssl is needed by this test");
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    let fields: Vec<_> = text.lines().map(|line| line.split_once(": ").unwrap().1.trim()).collect();
+    assert!(fields[0].starts_with("SEQUENCE"), "{text}");
+    assert!(fields[1].ends_with(":2.23.133.10.1.3"), "{text}");
+    assert!(fields[2].starts_with("cont [ 0 ]"), "{text}");
+    assert!(fields[3].starts_with("BOOLEAN"), "{text}");
+    assert!(fields[3].ends_with(":255"), "{text}");
+    assert!(fields[4].ends_with(":40000001"), "{text}");
+    assert!(fields[5].starts_with("OCTET STRING"), "{text}");
+    assert!(fields[6].starts_with("OCTET STRING"), "{text}");
+    assert_eq!(fields.len(), 7, "{text}");
+}
+
+#[test]
+fn the_makers_certificate_is_verified_and_nothing_else_is_believed() {
+    let emulator = Emulator::start();
+    let tpm = emulator.open();
+    let ek = tpm.endorsement().unwrap();
+    let certificate = ek.certificate.as_deref().unwrap();
+    let now = UnixTime::now();
+
+    let mut by_root = EkTrust::new();
+    by_root.add(&emulator.root()).unwrap();
+    let endorser = by_root.verify(certificate, &[emulator.issuer()], &ek.public, now).unwrap();
+    assert_eq!(endorser.manufacturer, "id:00001014");
+    assert_eq!(endorser.model, "swtpm");
+    let mut by_issuer = EkTrust::new();
+    by_issuer.add(&emulator.issuer()).unwrap();
+    assert_eq!(by_issuer.verify(certificate, &[], &ek.public, now).unwrap(), endorser);
+
+    let nobody = EkTrust::new().verify(certificate, &[emulator.issuer()], &ek.public, now);
+    assert!(matches!(nobody, Err(EndorsementError::UnknownAuthority { .. })));
+    let other = Emulator::start();
+    let mut stranger = EkTrust::new();
+    stranger.add(&other.root()).unwrap();
+    // The CAs of both emulators have the same name: the signature tells them apart.
+    let unknown = stranger.verify(certificate, &[emulator.issuer()], &ek.public, now);
+    assert!(unknown.is_err(), "{unknown:?}");
+    let another_key = by_issuer.verify(certificate, &[], &other.open().endorsement().unwrap().public, now);
+    assert!(matches!(another_key, Err(EndorsementError::OtherKey)));
+}
+
+#[test]
+fn a_credential_for_another_key_or_another_tpm_is_refused() {
+    let (emulator, other) = (Emulator::start(), Emulator::start());
+    let tpm = emulator.open();
+    let (key, another) = (tpm.create_signing_key().unwrap(), tpm.create_signing_key().unwrap());
+    assert_ne!(key.name(), another.name());
+    let ek = tpm.endorsement().unwrap();
+    let made = credential::make(&ek.public, another.public_area()).unwrap();
+    let wrong_name = tpm.activate_credential(&key, &made.credential_blob, &made.encrypted_secret);
+    assert!(matches!(wrong_name, Err(TpmError::Credential(_))), "{wrong_name:?}");
+    let ek = other.open().endorsement().unwrap();
+    let made = credential::make(&ek.public, key.public_area()).unwrap();
+    let wrong_tpm = tpm.activate_credential(&key, &made.credential_blob, &made.encrypted_secret);
+    assert!(matches!(wrong_tpm, Err(TpmError::Credential(_))), "{wrong_tpm:?}");
+    let malformed = tpm.activate_credential(&key, &[0, 9, 1], &[]);
+    assert!(matches!(malformed, Err(TpmError::Credential(_))));
+    activate(&tpm, &key);
+}
+
+#[test]
+fn nothing_stays_in_the_tpm_over_fifty_rounds() {
+    let emulator = Emulator::start();
+    let tpm = emulator.open();
+    for round in 0..50u8 {
+        let key = tpm.create_signing_key().unwrap();
+        let key = tpm.load_signing_key(&key.to_pem()).unwrap();
+        assert_signs(&key, &[round]);
+        activate(&tpm, &key);
+    }
+}
+
+#[test]
+fn a_request_is_signed_by_the_tpm_and_names_the_device() {
+    let emulator = Emulator::start();
+    let key = emulator.open().create_signing_key().unwrap();
+    let request = certificate_request(&key, "dev-0123456789abcdef").unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("request.der");
+    std::fs::write(&file, &request).unwrap();
+    let output = Command::new("openssl")
+        .args(["req", "-inform", "DER", "-noout", "-verify", "-subject", "-in"])
+        .arg(&file)
+        .output()
+        .expect("openssl is needed by this test");
+    assert!(output.status.success());
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("CN = dev-0123456789abcdef"), "{text}");
+    assert!(request.windows(key.spki_der().len()).any(|window| window == key.spki_der()));
+    let software = PemKey::generate().unwrap();
+    assert!(certificate_request(&software, "x").is_ok());
+}
+
+#[test]
+fn a_tpm_that_hangs_is_given_up_and_used_again_when_it_answers() {
+    let emulator = Emulator::start();
+    let tpm = Tpm::open_with_time_limit(&emulator.tcti(), Duration::from_millis(1500)).unwrap();
+    let key = tpm.create_signing_key().unwrap();
+    let signal = |name: &str| {
+        assert!(Command::new("kill").args([name, &emulator.pid().to_string()]).status().unwrap().success());
+    };
+    signal("-STOP");
+    let error = key.sign(b"hanging").unwrap_err();
+    signal("-CONT");
+    assert!(matches!(error, KeyError::Tpm(TpmError::Timeout { .. })), "{error:?}");
+    assert_signs(&key, b"again");
+}
+
+#[test]
+fn no_tpm_is_an_error_that_names_it() {
+    for tcti in ["", "device", "device:tpm", "swtpm:path=/run/tpm.sock", "usb:1"] {
+        assert!(matches!(Tpm::open(tcti), Err(TpmError::Tcti(name)) if name == tcti));
+    }
+    let error = Tpm::open("device:/nonexistent/tpmrm0").unwrap_err();
+    assert!(matches!(error, TpmError::Open { .. }), "{error:?}");
+    assert!(error.to_string().contains("/nonexistent/tpmrm0"));
+}
