@@ -24,8 +24,17 @@ pub(crate) struct Emulator {
 impl Emulator {
     /// Manufactures a TPM with a certified RSA 2048 endorsement key, and switches it on.
     pub(crate) fn start() -> Self {
+        Self::manufactured(&["--create-ek-cert"])
+    }
+
+    /// Manufactures a TPM without a certificate, and switches it on.
+    pub(crate) fn start_uncertified() -> Self {
+        Self::manufactured(&[])
+    }
+
+    fn manufactured(options: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("temporary directory");
-        manufacture(directory.path());
+        manufacture(directory.path(), options);
         let (child, port) = switch_on(directory.path());
         Self { child, port, directory }
     }
@@ -38,6 +47,23 @@ impl Emulator {
     /// Opens the TPM.
     pub(crate) fn open(&self) -> Tpm {
         Tpm::open(&self.tcti()).expect("the emulator is on")
+    }
+
+    /// Runs a program of tpm2-tools on the TPM, which nobody else may hold.
+    pub(crate) fn tool(&self, program: &str, arguments: &[&str]) {
+        let output = Command::new("timeout")
+            .args(["30", program])
+            .args(arguments)
+            .env("TPM2TOOLS_TCTI", self.tcti())
+            .current_dir(self.directory.path())
+            .output()
+            .expect("tpm2-tools are needed by this test");
+        assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// The directory in which [`Emulator::tool`] runs.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     /// The process, to be stopped or continued by signals.
@@ -86,7 +112,7 @@ fn state(directory: &Path) -> PathBuf {
     directory.join("state")
 }
 
-fn manufacture(directory: &Path) {
+fn manufacture(directory: &Path, extra: &[&str]) {
     let ca = ca(directory);
     let write = |name: &str, lines: &[String]| {
         let path = directory.join(name);
@@ -121,7 +147,8 @@ fn manufacture(directory: &Path) {
         ],
     );
     let output = Command::new("timeout")
-        .args(["60", "swtpm_setup", "--tpm2", "--create-ek-cert"])
+        .args(["60", "swtpm_setup", "--tpm2"])
+        .args(extra)
         .args(["--pcr-banks", "sha256", "--tpm-state"])
         .arg(state(directory))
         .arg("--config")

@@ -1,25 +1,20 @@
 //! The TPM's part, against a real TPM 2.0 (swtpm).
-#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
-
-mod emulator;
 
 use std::{process::Command, time::Duration};
 
+use crate::emulator::Emulator;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, ParsedPublicKey};
-use emulator::Emulator;
 use m2m_identity::{
     DeviceKey, KeyError, PemKey, certificate_request, chain, credential,
-    endorsement::{EkTrust, EndorsementError},
     tpm::{Tpm, TpmError, TpmKey},
 };
-use rustls_pki_types::UnixTime;
 
-fn assert_signs(key: &dyn DeviceKey, message: &[u8]) {
+pub(crate) fn assert_signs(key: &dyn DeviceKey, message: &[u8]) {
     let signature = key.sign(message).unwrap();
     ParsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, key.spki_der()).unwrap().verify_sig(message, &signature).unwrap();
 }
 
-fn activate(tpm: &Tpm, key: &TpmKey) {
+pub(crate) fn activate(tpm: &Tpm, key: &TpmKey) {
     let ek = tpm.endorsement().unwrap();
     let made = credential::make(&ek.public, key.public_area()).unwrap();
     let secret = tpm.activate_credential(key, &made.credential_blob, &made.encrypted_secret).unwrap();
@@ -76,35 +71,6 @@ fn the_key_file_is_what_openssl_takes_for_a_tpm_key() {
     assert!(fields[5].starts_with("OCTET STRING"), "{text}");
     assert!(fields[6].starts_with("OCTET STRING"), "{text}");
     assert_eq!(fields.len(), 7, "{text}");
-}
-
-#[test]
-fn the_makers_certificate_is_verified_and_nothing_else_is_believed() {
-    let emulator = Emulator::start();
-    let tpm = emulator.open();
-    let ek = tpm.endorsement().unwrap();
-    let certificate = ek.certificate.as_deref().unwrap();
-    let now = UnixTime::now();
-
-    let mut by_root = EkTrust::new();
-    by_root.add(&emulator.root()).unwrap();
-    let endorser = by_root.verify(certificate, &[emulator.issuer()], &ek.public, now).unwrap();
-    assert_eq!(endorser.manufacturer, "id:00001014");
-    assert_eq!(endorser.model, "swtpm");
-    let mut by_issuer = EkTrust::new();
-    by_issuer.add(&emulator.issuer()).unwrap();
-    assert_eq!(by_issuer.verify(certificate, &[], &ek.public, now).unwrap(), endorser);
-
-    let nobody = EkTrust::new().verify(certificate, &[emulator.issuer()], &ek.public, now);
-    assert!(matches!(nobody, Err(EndorsementError::UnknownAuthority { .. })));
-    let other = Emulator::start();
-    let mut stranger = EkTrust::new();
-    stranger.add(&other.root()).unwrap();
-    // The CAs of both emulators have the same name: the signature tells them apart.
-    let unknown = stranger.verify(certificate, &[emulator.issuer()], &ek.public, now);
-    assert!(unknown.is_err(), "{unknown:?}");
-    let another_key = by_issuer.verify(certificate, &[], &other.open().endorsement().unwrap().public, now);
-    assert!(matches!(another_key, Err(EndorsementError::OtherKey)));
 }
 
 #[test]
