@@ -66,8 +66,11 @@
 
 pub mod capsule;
 pub mod client;
+mod exchange;
 pub mod http3;
+mod link;
 pub mod packet;
+mod peer;
 pub mod pump;
 pub mod qpack;
 pub mod quic;

@@ -1,98 +1,112 @@
 //! An established tunnel: packets, addresses, routes, and its end.
 
-use bytes::Bytes;
+mod driver;
+mod packets;
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+pub use packets::{MAX_BATCH, Packets, SendError};
 
 use crate::{
-    capsule::{AssignedAddress, RequestedAddress},
-    http3::Code,
-    routes::IpRange,
+    capsule::{AssignedAddress, Capsule, RequestedAddress},
+    exchange::Inbound,
+    http3::{Code, stream::ControlEvent},
+    link::{Link, Owner},
+    routes::{IpRange, normalize},
 };
+use driver::Command;
 
 /// An established tunnel. Dropping it closes the tunnel with [`Code::NO_ERROR`].
 #[derive(Debug)]
-pub struct Session {}
+pub struct Session {
+    owner: Owner,
+    packets: Packets,
+    control: Control,
+    events: mpsc::Receiver<Event>,
+}
 
 impl Session {
     /// The packets' half: cheap to clone, usable from any task.
     #[must_use]
     pub fn packets(&self) -> Packets {
-        todo!()
+        self.packets.clone()
     }
 
     /// What can be told to the peer: cheap to clone, usable from any task.
     #[must_use]
     pub fn control(&self) -> Control {
-        todo!()
+        self.control.clone()
     }
 
     /// Waits for what the peer says. Cancel safe. After [`Event::Closed`] it gives the same event again.
     pub async fn next_event(&mut self) -> Event {
-        todo!()
+        match self.events.recv().await {
+            Some(event) => event,
+            None => Event::Closed(self.owner.0.closed().await),
+        }
     }
 
-    /// Closes the tunnel and its connection. `reason` is seen by the peer, at most 256 bytes of it.
-    pub fn close(&self, _code: Code, _reason: &str) {
-        todo!()
+    /// Closes the tunnel and its connection. The peer sees `reason`, at most 256 bytes of it.
+    pub fn close(&self, code: Code, reason: &str) {
+        self.control.close(code, reason);
+    }
+
+    /// Takes over from the handshake.
+    pub(crate) fn start(owner: Owner, streams: Streams) -> Self {
+        let link = Arc::clone(&owner.0);
+        let stream = u64::from(streams.outbound.id());
+        let packets = Packets::new(Arc::clone(&link), stream);
+        let (commands, events) = driver::start(Arc::clone(&link), packets.clone(), streams);
+        Self { owner, packets, control: Control { link, commands }, events }
     }
 }
 
-/// Sends and receives IP packets. Best effort as IP is: what does not fit the send buffer pushes out the oldest.
-#[derive(Debug, Clone)]
-pub struct Packets {}
-
-impl Packets {
-    /// Sends one IP packet.
-    ///
-    /// # Errors
-    /// [`SendError::TooLarge`] when it exceeds [`max_packet_size`](Self::max_packet_size), [`SendError::Closed`]
-    /// when the tunnel is gone.
-    pub fn send(&self, _packet: &[u8]) -> Result<(), SendError> {
-        todo!()
-    }
-
-    /// Waits for packets and appends all that are there, at most 128, to `packets`; the number of them. Cancel safe.
-    ///
-    /// # Errors
-    /// When the tunnel is gone and every packet received before has been taken.
-    pub async fn recv_batch(&self, _packets: &mut Vec<Bytes>) -> Result<usize, CloseReason> {
-        todo!()
-    }
-
-    /// The largest IP packet in bytes that one datagram of the path carries now. Takes no lock.
-    #[must_use]
-    pub fn max_packet_size(&self) -> usize {
-        todo!()
-    }
+/// What the handshake leaves.
+#[derive(Debug)]
+pub(crate) struct Streams {
+    pub(crate) is_server: bool,
+    /// The request's stream.
+    pub(crate) inbound: Inbound,
+    pub(crate) outbound: quinn::SendStream,
+    /// This side's control stream.
+    pub(crate) control: quinn::SendStream,
+    /// What comes on the peer's.
+    pub(crate) peer: mpsc::Receiver<ControlEvent>,
 }
 
 /// Tells the peer about addresses and routes. Each message replaces what the former one of its kind said.
 #[derive(Debug, Clone)]
-pub struct Control {}
+pub struct Control {
+    link: Arc<Link>,
+    commands: mpsc::Sender<Command>,
+}
 
 impl Control {
     /// Sends ADDRESS_ASSIGN: all addresses that the peer has from now on.
     ///
     /// # Errors
     /// When the tunnel is gone.
-    pub async fn assign_addresses(&self, _addresses: Vec<AssignedAddress>) -> Result<(), CloseReason> {
-        todo!()
+    pub async fn assign_addresses(&self, addresses: Vec<AssignedAddress>) -> Result<(), CloseReason> {
+        self.tell(Command::Capsule(Capsule::AddressAssign(addresses))).await
     }
 
     /// Sends ADDRESS_REQUEST.
     ///
     /// # Errors
     /// When the tunnel is gone.
-    pub async fn request_addresses(&self, _addresses: Vec<RequestedAddress>) -> Result<(), CloseReason> {
-        todo!()
+    pub async fn request_addresses(&self, addresses: Vec<RequestedAddress>) -> Result<(), CloseReason> {
+        self.tell(Command::Capsule(Capsule::AddressRequest(addresses))).await
     }
 
-    /// Sends ROUTE_ADVERTISEMENT: all ranges that the peer reaches through this side from now on. Sorts them and merges
-    /// those that overlap, as RFC 9484 §4.7.3 asks.
+    /// Sends ROUTE_ADVERTISEMENT: all ranges that the peer reaches through this side from now on, put in
+    /// [normal form](normalize).
     ///
     /// # Errors
     /// When the tunnel is gone.
-    pub async fn advertise_routes(&self, _routes: Vec<IpRange>) -> Result<(), CloseReason> {
-        todo!()
+    pub async fn advertise_routes(&self, routes: Vec<IpRange>) -> Result<(), CloseReason> {
+        self.tell(Command::Capsule(Capsule::RouteAdvertisement(normalize(routes)))).await
     }
 
     /// Sends GOAWAY: this side is about to leave, the peer should move to another gateway. The session goes on until it
@@ -101,12 +115,24 @@ impl Control {
     /// # Errors
     /// When the tunnel is gone.
     pub async fn go_away(&self) -> Result<(), CloseReason> {
-        todo!()
+        self.tell(Command::GoAway).await
     }
 
     /// As [`Session::close`].
-    pub fn close(&self, _code: Code, _reason: &str) {
-        todo!()
+    pub fn close(&self, code: Code, reason: &str) {
+        self.link.close(CloseReason::Local, code, reason);
+    }
+
+    /// Waits until the tunnel is gone.
+    pub async fn closed(&self) -> CloseReason {
+        self.link.closed().await
+    }
+
+    async fn tell(&self, command: Command) -> Result<(), CloseReason> {
+        match self.commands.send(command).await {
+            Ok(()) => Ok(()),
+            Err(_) => Err(self.link.closed().await),
+        }
     }
 }
 
@@ -155,21 +181,15 @@ pub enum CloseReason {
     /// Nothing was heard from the peer for the idle timeout.
     #[error("nothing heard from the peer for too long")]
     TimedOut,
+    /// The peer ended the TLS handshake, or did not accept this side's certificate (RFC 8446 §6).
+    #[error("refused in the TLS handshake: {text}")]
+    TlsAlert {
+        /// The alert's number, 44 for a revoked certificate.
+        alert: u8,
+        /// Its name.
+        text: String,
+    },
     /// The connection failed otherwise.
     #[error("connection failed: {0}")]
     Transport(String),
-}
-
-/// Why a packet was not sent.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SendError {
-    /// The packet is larger than the path carries; tell its sender with [`crate::packet::icmp`].
-    #[error("packet too large: the path carries {max} bytes")]
-    TooLarge {
-        /// The largest packet in bytes.
-        max: usize,
-    },
-    /// The tunnel is gone.
-    #[error("tunnel closed: {0}")]
-    Closed(CloseReason),
 }
