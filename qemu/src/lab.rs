@@ -5,8 +5,10 @@ use std::{
 };
 
 use crate::{
-    Capture, ChildHandle, DeviceNode, Firewall, LabError, Node, Result, Swtpm, Topology, WebServer, dnsmasq,
+    Accelerator, Capture, ChildHandle, DeviceNode, Firewall, FlashedImage, LabError, Machine, MachineOptions, Node,
+    Result, Swtpm, Topology, WebServer, dnsmasq,
     holder::{Holder, WORK_DIR},
+    machine::Choice,
     process,
     service::Service,
     sntp,
@@ -106,6 +108,30 @@ impl Lab {
         Swtpm::create(&self.holder, name)
     }
 
+    /// Flashes `image` with a first-boot file, as the integrator does; `name` is unique in this lab.
+    ///
+    /// # Errors
+    /// When there is no such image or `m2m-image` refuses the first-boot file.
+    pub fn flash(&self, name: &str, image: &Path, first_boot: Option<&str>) -> Result<FlashedImage> {
+        FlashedImage::create(&self.holder, name, image, first_boot)
+    }
+
+    /// Decides between emulation and KVM, which is tried first where it is wanted.
+    ///
+    /// # Errors
+    /// When KVM was demanded and does not work.
+    pub fn accelerator(&self, choice: Choice) -> Result<Accelerator> {
+        choice.resolve(&self.holder)
+    }
+
+    /// Builds a machine around a flashed image and a TPM. It is off.
+    ///
+    /// # Errors
+    /// When there is no firmware or the name is taken.
+    pub fn machine(&self, options: MachineOptions, image: &FlashedImage, tpm: Swtpm) -> Result<Machine> {
+        Machine::create(&self.holder, &self.topology, options, image, tpm)
+    }
+
     /// Certificates of the lab's EK CA, PEM, as a path inside of the lab. There is one after the first [`Lab::tpm`].
     ///
     /// # Errors
@@ -162,10 +188,6 @@ impl Lab {
             .collect();
         logs.sort();
         logs
-    }
-
-    pub(crate) fn holder(&self) -> &Arc<Holder> {
-        &self.holder
     }
 }
 

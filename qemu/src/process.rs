@@ -115,6 +115,17 @@ impl ChildHandle {
         matches!(self.nsenter.try_wait(), Ok(None))
     }
 
+    /// Checks that the process still runs.
+    ///
+    /// # Errors
+    /// [`LabError::Ended`] with the end of its log when it does not.
+    pub fn must_run(&mut self) -> Result<()> {
+        match self.nsenter.try_wait().map_err(LabError::io("wait for a process"))? {
+            Some(status) => Err(ended(&self.name, status, &self.log)),
+            None => Ok(()),
+        }
+    }
+
     /// Waits until a line of the log contains `text` and returns that line.
     ///
     /// # Errors
@@ -122,14 +133,11 @@ impl ChildHandle {
     pub fn wait_for_log(&mut self, text: &str, limit: Duration) -> Result<String> {
         let what = format!("\"{text}\" in the log of {}", self.name);
         wait_for(&what, limit, || {
-            let status = self.nsenter.try_wait().map_err(LabError::io("wait for a process"))?;
+            let running = self.must_run();
             if let Some(line) = self.log().lines().find(|line| line.contains(text)) {
                 return Ok(Some(line.to_owned()));
             }
-            match status {
-                Some(status) => Err(ended(&self.name, status, &self.log)),
-                None => Ok(None),
-            }
+            running.map(|()| None)
         })
     }
 
