@@ -1,37 +1,41 @@
-//! QUIC connections over a marked socket, the fastest of several addresses.
+//! QUIC connections over a marked socket, to the fastest of several addresses.
 
-use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-/// Why there is no connection.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    /// No marked socket.
-    #[error("cannot open a socket: {0}")]
-    Socket(#[source] io::Error),
-    /// Nobody answered at any address.
-    #[error("no connection to {server}: {}", attempts.iter().map(|(address, why)| format!("{address}: {why}")).collect::<Vec<_>>().join("; "))]
-    Unreachable {
-        /// The server's name or address.
-        server: String,
-        /// What happened at each address that was tried.
-        attempts: Vec<(SocketAddr, AttemptError)>,
-    },
+use quinn::{ClientConfig, Connection, Endpoint, EndpointConfig, TokioRuntime};
+
+use super::race::{ConnectError, race};
+use super::socket;
+
+/// A connection whose handshake is complete.
+#[derive(Debug)]
+pub struct Connected {
+    /// The connection.
+    pub connection: Connection,
+    /// Its endpoint, which has this connection only.
+    pub endpoint: Endpoint,
+    /// The address that answered.
+    pub remote: SocketAddr,
 }
 
-/// Why an address did not answer.
-#[derive(Debug, thiserror::Error)]
-pub enum AttemptError {
-    /// TCP or the socket.
-    #[error("{0}")]
-    Io(#[from] io::Error),
-    /// QUIC would not start.
-    #[error("{0}")]
-    Setup(#[from] quinn::ConnectError),
-    /// The QUIC handshake, TLS errors and the gateway's refusal included.
-    #[error("{0}")]
-    Quic(#[from] quinn::ConnectionError),
-    /// No answer in time.
-    #[error("no answer in time")]
-    TimedOut,
+/// Connects to the first of `addresses` that answers, over a socket of its own. `server_name` is what the server's
+/// certificate has to say: a name, or an address without brackets.
+///
+/// # Errors
+/// [`ConnectError`].
+pub async fn connect(
+    addresses: &[SocketAddr],
+    server_name: &str,
+    config: ClientConfig,
+) -> Result<Connected, ConnectError> {
+    let socket = socket::quic().map_err(ConnectError::Socket)?;
+    let endpoint =
+        Endpoint::new(EndpointConfig::default(), None, socket, Arc::new(TokioRuntime)).map_err(ConnectError::Socket)?;
+    let (remote, connection) = race(server_name, addresses, |address| {
+        let connecting = endpoint.connect_with(config.clone(), address, server_name);
+        async move { Ok(connecting?.await?) }
+    })
+    .await?;
+    Ok(Connected { connection, endpoint, remote })
 }

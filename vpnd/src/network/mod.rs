@@ -6,12 +6,13 @@
 //! |---|---|
 //! | [`mark`] | the numbers by which the daemon's own packets are told from all others |
 //! | [`socket`] | sockets whose packets carry the mark |
-//! | [`endpoint`] | QUIC connections over a marked socket, the fastest of several addresses |
+//! | [`race`] | the fastest of several addresses wins |
+//! | [`endpoint`] | QUIC connections over a marked socket |
 //! | [`resolver`] | the addresses of gateway and manager, asked from the uplink's resolvers |
 //! | [`uplink_dns`] | who the uplink's resolvers are |
 //! | [`firewall`] | opens the packet filter for gateway, manager and resolvers, and for nobody else |
 //! | [`plan`] | which addresses and routes a tunnel needs, without I/O |
-//! | [`interface`], [`routes`] | put such a plan into the kernel |
+//! | [`interface`], [`routes`], [`kernel`] | put such a plan into the kernel |
 //! | [`dns`] | the machine's name resolution through the tunnel, by systemd-resolved |
 //! | [`uplinks`] | tells when the machine's way to the internet changes |
 //!
@@ -19,32 +20,44 @@
 //! The daemon's own packets carry the firewall mark [`mark::MARK`] and follow the machine's main routing table. A rule for all
 //! other packets puts the table [`mark::TABLE`], where the tunnel's routes are, before the main one. So the tunnel never
 //! runs through itself, no route of the machine is touched, and whatever ends the daemon leaves the machine's routing as it was.
+//!
+//! Reverse path filtering has to be off or loose (`net.ipv4.conf.*.rp_filter` 0 or 2, systemd's default): the strict kind looks answers
+//! up without their mark, finds the tunnel, and drops them.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::PoisonError;
 
 use ipnet::IpNet;
 use m2m_protocol::device_config::Dns;
 use m2m_protocol::names::HttpsOrigin;
 use m2m_tunnel::routes::IpRange;
 use tokio::net::TcpStream;
+use tokio::sync::{Mutex, watch};
+use tokio::task::JoinSet;
 
 pub mod dns;
 pub mod endpoint;
 pub mod firewall;
 pub mod interface;
+pub mod kernel;
 pub mod mark;
 pub mod plan;
+pub mod race;
 pub mod resolver;
 pub mod routes;
 pub mod socket;
 pub mod uplink_dns;
 pub mod uplinks;
 
-use endpoint::ConnectError;
-use firewall::{Firewall, FirewallError, Opening};
-use resolver::ResolveError;
+use dns::DnsError;
+use firewall::{Firewall, FirewallError, Gate, Opening};
+use kernel::KernelError;
+use plan::{Plan, TooManyRoutes};
+use race::ConnectError;
+use resolver::{NameResolver, ResolveError};
 use uplink_dns::UplinkDns;
-use uplinks::Uplinks;
+use uplinks::{Uplinks, Ways};
 
 /// How this machine is set up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,9 +81,9 @@ pub struct Tunnel {
     pub wanted: Vec<IpNet>,
     /// Destinations that keep out of the tunnel although they are advertised and wanted, such as a time server on the uplink.
     pub excluded: Vec<IpNet>,
-    /// The company's resolvers and search domains.
+    /// The company's resolvers and search domains. The resolvers are reached through the tunnel, advertised or not.
     pub dns: Dns,
-    /// The interface's largest packet in bytes.
+    /// The interface's largest packet in bytes. Below 1280 there is no IPv6 in the tunnel.
     pub mtu: u16,
 }
 
@@ -83,53 +96,105 @@ pub struct Applied {
     pub routes: Vec<IpNet>,
     /// The resolvers that are asked through the tunnel.
     pub dns: Vec<IpAddr>,
+    /// Why the machine's name resolution was not set, if it was not. The tunnel works without, by addresses; applying again tries again.
+    pub dns_problem: Option<DnsError>,
 }
 
 /// A fresh QUIC connection to a gateway.
 #[derive(Debug)]
 pub struct GatewayConnection {
-    /// The connection.
+    /// The connection, its handshake complete.
     pub connection: quinn::Connection,
-    /// Its endpoint, for [`quinn::Endpoint::rebind_abstract`] and [`quinn::Endpoint::wait_idle`].
+    /// Its endpoint, which has this connection only. [`quinn::Endpoint::wait_idle`] waits until the farewell is sent.
     pub endpoint: quinn::Endpoint,
     /// The address that answered.
     pub remote: SocketAddr,
-    /// Keeps the firewall open for the address: drop it with the connection.
+    /// Keeps the firewall open for that address: keep it as long as the connection, and no longer.
     pub opening: Opening,
 }
 
-/// The machine's network.
+/// The machine's network. All methods may be called from any task at any time.
+///
+/// Dropping it ends its tasks and leaves the kernel as it is; [`stop`](Self::stop) takes everything back.
 #[derive(Debug)]
-pub struct Network {}
+pub struct Network {
+    settings: Settings,
+    netlink: rtnetlink::Handle,
+    resolver: NameResolver,
+    gate: Gate,
+    applied: Mutex<Option<AppliedTo>>,
+    /// The resolvers inside the tunnel, which no marked packet reaches.
+    inner_resolvers: std::sync::Mutex<Vec<IpAddr>>,
+    uplinks: watch::Receiver<Uplinks>,
+    /// Netlink and the watch of the uplinks; aborted on drop.
+    _tasks: JoinSet<()>,
+}
+
+#[derive(Debug)]
+struct AppliedTo {
+    interface: u32,
+    dns: Dns,
+    dns_set: bool,
+}
 
 impl Network {
-    /// Takes over: opens netlink, removes what a crashed process left behind, installs the routing rules.
+    /// Takes over: opens netlink, removes routes that a crashed process left behind, installs the routing rules.
     ///
     /// # Errors
-    /// [`NetworkError`], above all without CAP_NET_ADMIN.
-    pub async fn start(_settings: Settings) -> Result<Self, NetworkError> {
-        todo!()
+    /// [`NetworkError::Kernel`], above all without CAP_NET_ADMIN.
+    pub async fn start(settings: Settings) -> Result<Self, NetworkError> {
+        let mut tasks = JoinSet::new();
+        let (connection, netlink, _) = rtnetlink::new_connection().map_err(|error| KernelError::socket(&error))?;
+        tasks.spawn(connection);
+        routes::remove_routes(&netlink).await?;
+        routes::install_rules(&netlink).await?;
+
+        let ways = Ways::read(&netlink).await?;
+        let (sender, uplinks) = watch::channel(ways.uplinks(0));
+        tasks.spawn(uplinks::watch(sender, ways));
+        Ok(Self {
+            gate: Gate::new(settings.firewall),
+            settings,
+            netlink,
+            resolver: NameResolver::default(),
+            applied: Mutex::default(),
+            inner_resolvers: std::sync::Mutex::default(),
+            uplinks,
+            _tasks: tasks,
+        })
     }
 
-    /// Connects to the manager: resolves its name, opens the firewall, tries its addresses (RFC 8305). Bounded to about 30 seconds.
+    /// Connects to the manager: resolves its name, opens the firewall, tries its addresses (RFC 8305). Takes at most some 25 seconds.
+    /// The firewall stays open for these addresses until the next call.
     ///
     /// # Errors
     /// [`NetworkError`].
-    pub async fn connect_manager(&self, _origin: &HttpsOrigin) -> Result<TcpStream, NetworkError> {
-        todo!()
+    pub async fn connect_manager(&self, origin: &HttpsOrigin) -> Result<TcpStream, NetworkError> {
+        let addresses = self.resolve(origin).await?;
+        self.gate.open_for_manager(addresses.iter().map(SocketAddr::ip).collect(), origin.port()).await?;
+        let (_, stream) =
+            race::race(&origin.authority(), &addresses, |address| async move { Ok(socket::tcp(address).await?) })
+                .await?;
+        Ok(stream)
     }
 
-    /// Connects to a gateway: resolves its name, opens the firewall, tries its addresses (RFC 8305). The connection's handshake is
-    /// complete. Bounded to about 30 seconds.
+    /// Connects to a gateway: resolves its name, opens the firewall, tries its addresses (RFC 8305). Takes at most some 25 seconds. The
+    /// firewall stays open for gateways that are in use already.
     ///
     /// # Errors
     /// [`NetworkError`].
     pub async fn connect_gateway(
         &self,
-        _origin: &HttpsOrigin,
-        _config: quinn::ClientConfig,
+        origin: &HttpsOrigin,
+        config: quinn::ClientConfig,
     ) -> Result<GatewayConnection, NetworkError> {
-        todo!()
+        let addresses = self.resolve(origin).await?;
+        let candidates: BTreeSet<IpAddr> = addresses.iter().map(SocketAddr::ip).collect();
+        let mut opening = self.gate.open_for_gateway(candidates).await?;
+        let endpoint::Connected { connection, endpoint, remote } =
+            endpoint::connect(&addresses, &origin.server_name(), config).await?;
+        opening.narrow(remote.ip());
+        Ok(GatewayConnection { connection, endpoint, remote, opening })
     }
 
     /// Makes the network what `tunnel` says, on the interface with this index: MTU, addresses, link up, routes, DNS. What was applied
@@ -137,31 +202,87 @@ impl Network {
     /// advertisement.
     ///
     /// # Errors
-    /// [`NetworkError`]. A failed call may be repeated.
-    pub async fn apply(&self, _interface: u32, _tunnel: &Tunnel) -> Result<Applied, NetworkError> {
-        todo!()
+    /// [`NetworkError::Kernel`] and [`NetworkError::Routes`]. A failed call may be repeated.
+    pub async fn apply(&self, interface: u32, tunnel: &Tunnel) -> Result<Applied, NetworkError> {
+        let mut applied = self.applied.lock().await;
+        let plan = Plan::new(tunnel)?;
+        interface::set_up(&self.netlink, interface, tunnel.mtu, &plan.addresses).await?;
+        routes::replace_routes(&self.netlink, interface, &plan.routes).await?;
+        // Last, because routes have them as source.
+        interface::remove_other_addresses(&self.netlink, interface, &plan.addresses).await?;
+        self.set_inner_resolvers(&tunnel.dns.servers);
+
+        let already =
+            applied.as_ref().is_some_and(|was| was.interface == interface && was.dns == tunnel.dns && was.dns_set);
+        let dns_problem = match already {
+            true => None,
+            false => self.settings.dns.set(interface, &tunnel.dns).await.err(),
+        };
+        if let Some(problem) = &dns_problem {
+            log::warn!("names of the company's network cannot be resolved: {problem}");
+        }
+        *applied = Some(AppliedTo { interface, dns: tunnel.dns.clone(), dns_set: dns_problem.is_none() });
+        let routes = plan.tunnel_routes();
+        Ok(Applied { addresses: plan.addresses, routes, dns: tunnel.dns.servers.clone(), dns_problem })
     }
 
     /// Takes back what [`apply`](Self::apply) did: routes, addresses, DNS. The interface may be gone already.
     ///
     /// # Errors
-    /// [`NetworkError`].
+    /// [`NetworkError::Kernel`] and [`NetworkError::Dns`].
     pub async fn clear(&self) -> Result<(), NetworkError> {
-        todo!()
+        let mut applied = self.applied.lock().await;
+        self.set_inner_resolvers(&[]);
+        routes::remove_routes(&self.netlink).await?;
+        let Some(was) = applied.take() else { return Ok(()) };
+        interface::remove_other_addresses(&self.netlink, was.interface, &[]).await?;
+        self.settings.dns.revert(was.interface).await?;
+        Ok(())
     }
 
     /// Follows the machine's ways to the internet.
     #[must_use]
-    pub fn uplinks(&self) -> tokio::sync::watch::Receiver<Uplinks> {
-        todo!()
+    pub fn uplinks(&self) -> watch::Receiver<Uplinks> {
+        self.uplinks.clone()
     }
 
-    /// Takes everything back, the routing rules included. The firewall stays as it is.
+    /// Takes everything back, the routing rules included. The firewall stays as it is: closed for all but the last ones in use.
     ///
     /// # Errors
-    /// [`NetworkError`].
+    /// The first thing that failed; the rest was tried nevertheless.
     pub async fn stop(self) -> Result<(), NetworkError> {
-        todo!()
+        let cleared = self.clear().await;
+        routes::remove_rules(&self.netlink).await?;
+        cleared
+    }
+
+    /// The server's addresses in the order in which to try them.
+    async fn resolve(&self, origin: &HttpsOrigin) -> Result<Vec<SocketAddr>, NetworkError> {
+        let resolvers = match origin.host() {
+            url::Host::Domain(_) => self.outer_resolvers(),
+            _ => Vec::new(),
+        };
+        if !resolvers.is_empty() {
+            self.gate.open_for_resolvers(resolvers.iter().map(SocketAddr::ip)).await?;
+        }
+        let addresses = self.resolver.addresses(origin.host(), &resolvers).await?;
+        let addresses: Vec<SocketAddr> =
+            addresses.into_iter().map(|address| SocketAddr::new(address, origin.port())).collect();
+        Ok(race::order(&addresses))
+    }
+
+    fn outer_resolvers(&self) -> Vec<SocketAddr> {
+        let mut resolvers = self.settings.resolvers.resolvers();
+        if self.settings.resolvers == UplinkDns::ResolvConf {
+            // The machine's list of resolvers has the tunnel's among them.
+            let inner = self.inner_resolvers.lock().unwrap_or_else(PoisonError::into_inner);
+            resolvers.retain(|resolver| !inner.contains(&resolver.ip()));
+        }
+        resolvers
+    }
+
+    fn set_inner_resolvers(&self, servers: &[IpAddr]) {
+        *self.inner_resolvers.lock().unwrap_or_else(PoisonError::into_inner) = servers.to_vec();
     }
 }
 
@@ -179,8 +300,11 @@ pub enum NetworkError {
     Connect(#[from] ConnectError),
     /// The kernel refused an address, route or rule.
     #[error(transparent)]
-    Kernel(#[from] interface::KernelError),
-    /// The machine's name resolution could not be set.
+    Kernel(#[from] KernelError),
+    /// The gateway advertised too much.
     #[error(transparent)]
-    Dns(#[from] dns::DnsError),
+    Routes(#[from] TooManyRoutes),
+    /// The machine's name resolution could not be set back.
+    #[error(transparent)]
+    Dns(#[from] DnsError),
 }
