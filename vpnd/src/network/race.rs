@@ -49,7 +49,7 @@ pub enum AttemptError {
     #[error("{0}")]
     Quic(#[from] quinn::ConnectionError),
     /// No answer in time.
-    #[error("no answer in {} seconds", ATTEMPT.as_secs())]
+    #[error("no answer in time")]
     TimedOut,
 }
 
@@ -59,6 +59,20 @@ pub enum AttemptError {
 /// # Errors
 /// [`ConnectError::Unreachable`] with what happened at each address.
 pub async fn race<T, F, Attempt>(
+    server: &str,
+    addresses: &[SocketAddr],
+    attempt: F,
+) -> Result<(SocketAddr, T), ConnectError>
+where
+    F: FnMut(SocketAddr) -> Attempt,
+    Attempt: Future<Output = Result<T, AttemptError>>,
+{
+    race_at(STAGGER, ATTEMPT, server, addresses, attempt).await
+}
+
+async fn race_at<T, F, Attempt>(
+    stagger: Duration,
+    time_limit: Duration,
     server: &str,
     addresses: &[SocketAddr],
     mut attempt: F,
@@ -90,10 +104,10 @@ where
                     exhausted = true;
                     continue;
                 };
-                next_start = Instant::now() + STAGGER;
+                next_start = Instant::now() + stagger;
                 let run = attempt(address);
                 running.push(async move {
-                    let end = tokio::time::timeout(ATTEMPT, run).await.unwrap_or(Err(AttemptError::TimedOut));
+                    let end = tokio::time::timeout(time_limit, run).await.unwrap_or(Err(AttemptError::TimedOut));
                     (address, end)
                 });
             }
@@ -148,51 +162,76 @@ mod tests {
         assert_eq!(order(&[]), []);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_silent_address_costs_250_ms_and_a_refusing_one_nothing() {
+    const SOON: Duration = Duration::from_millis(50);
+    const NEVER: Duration = Duration::from_secs(3600);
+
+    #[tokio::test]
+    async fn a_silent_address_costs_the_stagger_and_a_refusing_one_nothing() {
         let start = Instant::now();
-        let addresses = [at("192.0.2.1:1"), at("192.0.2.2:1"), at("192.0.2.3:1")];
-        let (winner, ()) = race("host", &addresses, |address| async move {
+        let addresses = [at("192.0.2.1:1"), at("192.0.2.2:1"), at("192.0.2.3:1"), at("192.0.2.4:1")];
+        let (winner, ()) = race_at(SOON, NEVER, "host", &addresses, |address| async move {
             match address.ip().to_string().as_str() {
                 "192.0.2.1" => std::future::pending().await,
                 "192.0.2.2" => Err(refused()),
-                _ => Ok(()),
+                "192.0.2.3" => Ok(()),
+                _ => panic!("the race was over"),
             }
         })
         .await
         .unwrap();
         assert_eq!(winner, at("192.0.2.3:1"));
-        assert_eq!(start.elapsed(), STAGGER);
+        assert!(start.elapsed() >= SOON);
+        // With a stagger without end, only a refusal lets the next address start.
+        let (winner, ()) = race_at(NEVER, NEVER, "host", &addresses[1..], |address| async move {
+            if address == addresses[1] { Err(refused()) } else { Ok(()) }
+        })
+        .await
+        .unwrap();
+        assert_eq!(winner, at("192.0.2.3:1"));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn an_early_address_may_still_win_while_later_ones_run() {
         let addresses = [at("192.0.2.1:1"), at("192.0.2.2:1")];
-        let (winner, ()) = race("host", &addresses, |address| async move {
-            let slow = if address == at("192.0.2.1:1") { 400 } else { 3000 };
-            tokio::time::sleep(Duration::from_millis(slow)).await;
-            Ok(())
+        let second_runs = tokio::sync::Notify::new();
+        let (winner, ()) = race_at(SOON, NEVER, "host", &addresses, |address| {
+            let second_runs = &second_runs;
+            async move {
+                if address == at("192.0.2.1:1") {
+                    second_runs.notified().await;
+                    return Ok(());
+                }
+                second_runs.notify_one();
+                std::future::pending().await
+            }
         })
         .await
         .unwrap();
         assert_eq!(winner, at("192.0.2.1:1"));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn all_failures_are_told() {
-        let start = Instant::now();
         let addresses = [at("192.0.2.1:1"), at("[2001:db8::1]:2")];
-        let error = race::<(), _, _>("host", &addresses, |address| async move {
+        let error = race_at::<(), _, _>(Duration::ZERO, SOON, "host", &addresses, |address| async move {
             if address.is_ipv6() { Err(refused()) } else { std::future::pending().await }
         })
         .await
         .unwrap_err();
         assert_eq!(
             error.to_string(),
-            "no connection to host: [2001:db8::1]:2: connection refused; 192.0.2.1:1: no answer in 10 seconds"
+            "no connection to host: [2001:db8::1]:2: connection refused; 192.0.2.1:1: no answer in time"
         );
-        assert_eq!(start.elapsed(), ATTEMPT);
         let error = race::<(), _, _>("host", &[], |_| async { Err(refused()) }).await.unwrap_err();
         assert_eq!(error.to_string(), "no connection to host: it has no address");
+    }
+
+    #[tokio::test]
+    async fn not_more_than_eight_addresses_are_tried() {
+        let addresses = [at("192.0.2.1:1"); 20];
+        let error =
+            race_at::<(), _, _>(NEVER, NEVER, "host", &addresses, |_| async { Err(refused()) }).await.unwrap_err();
+        let ConnectError::Unreachable { attempts, .. } = error else { panic!("{error}") };
+        assert_eq!(attempts.len(), MOST_ADDRESSES);
     }
 }
