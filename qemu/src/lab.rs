@@ -5,8 +5,8 @@ use std::{
 };
 
 use crate::{
-    Accelerator, Capture, ChildHandle, DeviceNode, Firewall, FlashedImage, LabError, Machine, MachineOptions, Node,
-    Result, Swtpm, Topology, WebServer, dnsmasq,
+    Accelerator, Capture, ChildHandle, Daemon, DeviceNode, Firewall, FlashedImage, Gateway, LabError, Machine,
+    MachineOptions, Manager, ManagerOptions, Node, Result, Swtpm, Topology, WebServer, dnsmasq,
     holder::{Holder, WORK_DIR},
     machine::Choice,
     process,
@@ -106,6 +106,31 @@ impl Lab {
     /// When `swtpm_setup` fails.
     pub fn tpm(&self, name: &str) -> Result<Swtpm> {
         Swtpm::create(&self.holder, name)
+    }
+
+    /// A manager, not started yet.
+    ///
+    /// # Errors
+    /// When the program is missing.
+    pub fn manager(&self, options: &ManagerOptions) -> Result<Manager> {
+        Manager::create(&self.topology.manager, options)
+    }
+
+    /// A gateway with a certificate of `manager`, not started yet.
+    ///
+    /// # Errors
+    /// When the program is missing or the manager gives no certificate.
+    pub fn gateway(&self, manager: &Manager) -> Result<Gateway> {
+        Gateway::create(&self.holder, &self.topology.gateway, manager)
+    }
+
+    /// A device that is a process, in a namespace of its own; without a TPM when `tpm` is None. It has no first-boot
+    /// file yet and does not run.
+    ///
+    /// # Errors
+    /// When the name is taken.
+    pub fn daemon(&self, name: &str, tpm: Option<Swtpm>) -> Result<Daemon> {
+        Daemon::create(&self.holder, self.plug(name, Firewall::Product)?, tpm)
     }
 
     /// Flashes `image` with a first-boot file, as the integrator does; `name` is unique in this lab.

@@ -20,6 +20,7 @@
 
 pub mod addresses;
 pub mod capture;
+mod daemon;
 mod device_link;
 mod dnsmasq;
 mod error;
@@ -29,14 +30,17 @@ pub mod machine;
 mod node;
 mod process;
 mod programs;
+mod servers;
 mod service;
 mod sntp;
+mod status;
 mod swtpm;
 mod topology;
 mod wait;
 mod web;
 
 pub use capture::{Capture, Frame, Policy, Violation};
+pub use daemon::Daemon;
 pub use device_link::{DeviceNode, Firewall};
 pub use error::{LabError, Result};
 pub use holder::Holder;
@@ -45,6 +49,8 @@ pub use machine::{Accelerator, FlashedImage, Machine, MachineOptions};
 pub use node::Node;
 pub use process::{ChildHandle, Output, resident_bytes};
 pub use programs::Programs;
+pub use servers::{DeviceRecord, Gateway, Manager, ManagerOptions, Session};
+pub use status::{Certificate, Milestones, Status};
 pub use swtpm::{Swtpm, TpmAttachment};
 pub use topology::{DEVICE_LINK, Topology};
 pub use wait::{wait_for, wait_until};

@@ -63,6 +63,8 @@ pub struct ChildHandle {
     nsenter: Child,
     pid: Pid,
     log: PathBuf,
+    /// Length of the log file when this process started.
+    log_start: usize,
 }
 
 impl ChildHandle {
@@ -71,6 +73,7 @@ impl ChildHandle {
         let out = File::options().create(true).append(true).open(&log);
         let out = out.map_err(LabError::io(format!("open {}", log.display())))?;
         let err = out.try_clone().map_err(LabError::io("duplicate a log file"))?;
+        let log_start = fs::read(&log).map_or(0, |bytes| bytes.len());
         let nsenter = command.stdout(out).stderr(err).spawn();
         let mut nsenter = nsenter.map_err(|source| LabError::Tool { tool: "nsenter".to_owned(), source })?;
         let pid = wait_for(&format!("start of {name}"), STOP_LIMIT, || {
@@ -82,7 +85,7 @@ impl ChildHandle {
                 _ => Ok(None),
             }
         })?;
-        Ok(Self { name: name.to_owned(), nsenter, pid: Pid::from_raw(pid.cast_signed()), log })
+        Ok(Self { name: name.to_owned(), nsenter, pid: Pid::from_raw(pid.cast_signed()), log, log_start })
     }
 
     /// Name of the process in this lab, also the stem of its log file.
@@ -107,7 +110,7 @@ impl ChildHandle {
     #[must_use]
     pub fn log(&self) -> String {
         let bytes = fs::read(&self.log).unwrap_or_default();
-        String::from_utf8_lossy(&bytes).into_owned()
+        String::from_utf8_lossy(bytes.get(self.log_start..).unwrap_or_default()).into_owned()
     }
 
     /// Whether the process still runs.

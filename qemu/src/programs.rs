@@ -28,6 +28,12 @@ impl Programs {
         Ok(Self { directory: directory.to_owned() })
     }
 
+    /// The directory.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// The path of a program.
     ///
     /// # Errors

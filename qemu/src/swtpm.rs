@@ -1,4 +1,11 @@
-use std::{fs, path::PathBuf, process::Command, sync::Arc, time::Duration};
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
 
 use crate::{
     ChildHandle, LabError, Result,
@@ -130,7 +137,20 @@ impl Swtpm {
         let socket = self.holder.outside(socket);
         let _ = fs::remove_file(&socket);
         self.running = Some(ChildHandle::spawn(&format!("{} swtpm", self.name), &mut command, log)?);
-        wait_until(&format!("socket of {}'s TPM", self.name), START, || socket.exists())
+        wait_until(&format!("socket of {}'s TPM", self.name), START, || socket.exists())?;
+        if attachment == TpmAttachment::Process {
+            // The process is not root.
+            for socket in [socket, self.holder.outside(self.control_socket())] {
+                fs::set_permissions(&socket, Permissions::from_mode(0o666))
+                    .map_err(LabError::io("open a TPM for all"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the TPM has power.
+    pub fn is_running(&mut self) -> bool {
+        self.running.as_mut().is_some_and(ChildHandle::is_running)
     }
 
     /// Powers the TPM off as a power cut does: what it had in memory is lost.

@@ -1,0 +1,7 @@
+//! The product's servers, run as an administrator runs them.
+
+mod gateway;
+mod manager;
+
+pub use gateway::{Gateway, Session};
+pub use manager::{DeviceRecord, Manager, ManagerOptions};
