@@ -1,1 +1,328 @@
-//! IP packets: what a tunnel endpoint must read and change in them.
+//! IP packets: what a tunnel's end must read and change in them.
+
+pub mod icmp;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+
+/// The smallest MTU in bytes of an IPv6 link (RFC 8200 §5).
+pub const IPV6_MIN_MTU: usize = 1280;
+
+const V4_HEADER: usize = 20;
+const V6_HEADER: usize = 40;
+
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const DESTINATION_OPTIONS: u8 = 60;
+
+/// Where a packet comes from and goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// The sender.
+    pub source: IpAddr,
+    /// The receiver.
+    pub destination: IpAddr,
+}
+
+impl Header {
+    /// Reads the header of a packet that is whole: nothing is missing, and nothing follows. `None` for any other bytes.
+    #[must_use]
+    pub fn parse(packet: &[u8]) -> Option<Self> {
+        match packet.first()? >> 4 {
+            4 => {
+                let header: &[u8; V4_HEADER] = packet.first_chunk()?;
+                let length = usize::from(u16::from_be_bytes([header[2], header[3]]));
+                let header_length = v4_header_length(packet);
+                if header_length < V4_HEADER || length < header_length || length != packet.len() {
+                    return None;
+                }
+                let [source, destination] =
+                    [12, 16].map(|at| IpAddr::from([header[at], header[at + 1], header[at + 2], header[at + 3]]));
+                Some(Self { source, destination })
+            }
+            6 => {
+                let header: &[u8; V6_HEADER] = packet.first_chunk()?;
+                let length = V6_HEADER + usize::from(u16::from_be_bytes([header[4], header[5]]));
+                if length != packet.len() {
+                    return None;
+                }
+                let source: [u8; 16] = *header[8..].first_chunk()?;
+                let destination: [u8; 16] = *header[24..].first_chunk()?;
+                Some(Self { source: source.into(), destination: destination.into() })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Addresses and prefixes, to be asked for each packet.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AddressSet {
+    v4: Vec<(u32, u32)>,
+    v6: Vec<(u128, u128)>,
+}
+
+impl AddressSet {
+    /// Whether `address` is one of them.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        // An endpoint has a handful of addresses: looking at all of them is the fastest way.
+        match address {
+            IpAddr::V4(address) => {
+                let address = address.to_bits();
+                self.v4.iter().any(|(network, mask)| address & mask == *network)
+            }
+            IpAddr::V6(address) => {
+                let address = address.to_bits();
+                self.v6.iter().any(|(network, mask)| address & mask == *network)
+            }
+        }
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.v4.is_empty() && self.v6.is_empty()
+    }
+}
+
+impl FromIterator<IpNet> for AddressSet {
+    fn from_iter<T: IntoIterator<Item = IpNet>>(prefixes: T) -> Self {
+        let mut set = Self::default();
+        for prefix in prefixes {
+            match prefix {
+                IpNet::V4(prefix) => set.v4.push((prefix.network().to_bits(), prefix.netmask().to_bits())),
+                IpNet::V6(prefix) => set.v6.push((prefix.network().to_bits(), prefix.netmask().to_bits())),
+            }
+        }
+        set
+    }
+}
+
+/// Counts a packet's time to live or hop limit down, as whoever forwards it must (RFC 9484 §7.2). `false`, and the packet
+/// as it was, when it must not be forwarded any more. The packet must be one that [`Header::parse`] accepts.
+#[must_use]
+pub fn decrement_hop_limit(packet: &mut [u8]) -> bool {
+    match packet.first().map(|byte| byte >> 4) {
+        Some(4) => {
+            let Some(header) = packet.first_chunk_mut::<V4_HEADER>() else {
+                return false;
+            };
+            if header[8] <= 1 {
+                return false;
+            }
+            let before = u16::from_be_bytes([header[8], header[9]]);
+            header[8] -= 1;
+            let after = u16::from_be_bytes([header[8], header[9]]);
+            let checksum = u16::from_be_bytes([header[10], header[11]]);
+            [header[10], header[11]] = update_checksum(checksum, before, after).to_be_bytes();
+            true
+        }
+        Some(6) => match packet.get_mut(7) {
+            Some(hop_limit @ 2..) => {
+                *hop_limit -= 1;
+                true
+            }
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+/// The checksum after one of the words that it covers changed (RFC 1624 §3).
+fn update_checksum(checksum: u16, before: u16, after: u16) -> u16 {
+    let sum = u32::from(!checksum) + u32::from(!before) + u32::from(after);
+    !fold(sum)
+}
+
+/// The Internet checksum (RFC 1071), beginning with the sum `initial`.
+fn checksum(bytes: &[u8], initial: u32) -> u16 {
+    let (words, rest) = bytes.as_chunks::<2>();
+    let sum = words.iter().fold(initial, |sum, word| sum + u32::from(u16::from_be_bytes(*word)));
+    let last = rest.first().map_or(0, |byte| u32::from(*byte) << 8);
+    !fold(sum + last)
+}
+
+fn fold(mut sum: u32) -> u16 {
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
+}
+
+/// The sum of IPv6's pseudo-header (RFC 8200 §8.1).
+fn pseudo_header(source: Ipv6Addr, destination: Ipv6Addr, length: usize, protocol: u8) -> u32 {
+    let addresses = source.segments().into_iter().chain(destination.segments());
+    addresses.map(u32::from).sum::<u32>() + length as u32 + u32::from(protocol)
+}
+
+fn v4_header_length(packet: &[u8]) -> usize {
+    usize::from(packet[0] & 0x0f) * 4
+}
+
+/// What a packet carries behind its headers: protocol and offset. `None` for fragments but the first, and for broken
+/// chains of extension headers.
+fn upper_layer(packet: &[u8]) -> Option<(u8, usize)> {
+    if packet.first()? >> 4 == 4 {
+        let fragment_offset = u16::from_be_bytes([*packet.get(6)?, *packet.get(7)?]) & 0x1fff;
+        return (fragment_offset == 0).then_some((*packet.get(9)?, v4_header_length(packet)));
+    }
+    let mut protocol = *packet.get(6)?;
+    let mut offset = V6_HEADER;
+    loop {
+        match protocol {
+            HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => {
+                protocol = *packet.get(offset)?;
+                offset += 8 + usize::from(*packet.get(offset + 1)?) * 8;
+            }
+            FRAGMENT => {
+                let fragment = packet.get(offset..offset + 8)?;
+                if u16::from_be_bytes([fragment[2], fragment[3]]) & 0xfff8 != 0 {
+                    return None;
+                }
+                protocol = fragment[0];
+                offset += 8;
+            }
+            _ => return Some((protocol, offset)),
+        }
+    }
+}
+
+/// Whether one machine is meant, which may be told of errors.
+fn is_unicast(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => !(address.is_unspecified() || address.is_multicast() || address == Ipv4Addr::BROADCAST),
+        IpAddr::V6(address) => !(address.is_unspecified() || address.is_multicast()),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A UDP packet from 10.99.0.2 to 10.20.0.80, time to live 64.
+    pub(crate) fn v4(payload: &[u8]) -> Vec<u8> {
+        let length = (V4_HEADER + 8 + payload.len()) as u16;
+        let mut packet = vec![0x45, 0, 0, 0, 0, 7, 0x40, 0, 64, 17, 0, 0, 10, 99, 0, 2, 10, 20, 0, 80];
+        packet[2..4].copy_from_slice(&length.to_be_bytes());
+        let sum = checksum(&packet, 0);
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+        packet.extend([0, 53, 0, 53]);
+        packet.extend((8 + payload.len() as u16).to_be_bytes());
+        packet.extend([0, 0]);
+        packet.extend(payload);
+        packet
+    }
+
+    /// A UDP packet from fd99::2 to fd20::80, hop limit 64.
+    pub(crate) fn v6(payload: &[u8]) -> Vec<u8> {
+        let mut packet = vec![0x60, 0, 0, 0];
+        packet.extend((8 + payload.len() as u16).to_be_bytes());
+        packet.extend([17, 64]);
+        packet.extend("fd99::2".parse::<Ipv6Addr>().unwrap().octets());
+        packet.extend("fd20::80".parse::<Ipv6Addr>().unwrap().octets());
+        packet.extend([0, 53, 0, 53]);
+        packet.extend((8 + payload.len() as u16).to_be_bytes());
+        packet.extend([0, 0]);
+        packet.extend(payload);
+        packet
+    }
+
+    #[test]
+    fn addresses_are_read_from_whole_packets_only() {
+        let header = Header::parse(&v4(b"payload")).unwrap();
+        assert_eq!((header.source, header.destination), ("10.99.0.2".parse().unwrap(), "10.20.0.80".parse().unwrap()));
+        let header = Header::parse(&v6(b"payload")).unwrap();
+        assert_eq!((header.source, header.destination), ("fd99::2".parse().unwrap(), "fd20::80".parse().unwrap()));
+        for packet in [v4(b"payload"), v6(b"payload")] {
+            for cut in 0..packet.len() {
+                assert_eq!(Header::parse(&packet[..cut]), None);
+            }
+            assert_eq!(Header::parse(&[&packet[..], &[0]].concat()), None);
+        }
+        let mut short_header = v4(b"");
+        short_header[0] = 0x44;
+        assert_eq!(Header::parse(&short_header), None);
+        assert_eq!(Header::parse(&[0x55; 40]), None);
+    }
+
+    #[test]
+    fn sets_hold_addresses_and_prefixes() {
+        let set: AddressSet = ["10.99.0.2/32", "fd99:1::/64", "0.0.0.0/0"][..2]
+            .iter()
+            .map(|prefix| prefix.parse::<IpNet>().unwrap())
+            .collect();
+        for (address, expected) in [
+            ("10.99.0.2", true),
+            ("10.99.0.3", false),
+            ("fd99:1::99", true),
+            ("fd99:2::99", false),
+            ("::ffff:10.99.0.2", false),
+        ] {
+            assert_eq!(set.contains(address.parse().unwrap()), expected, "{address}");
+        }
+        let all: AddressSet = ["0.0.0.0/0", "::/0"].iter().map(|prefix| prefix.parse::<IpNet>().unwrap()).collect();
+        assert!(all.contains("203.0.113.1".parse().unwrap()) && all.contains("2001:db8::1".parse().unwrap()));
+        assert!(AddressSet::default().is_empty() && !all.is_empty());
+    }
+
+    #[test]
+    fn hop_limits_go_down_to_one() {
+        let mut packet = v4(b"x");
+        for expected in (1..64).rev() {
+            assert!(decrement_hop_limit(&mut packet));
+            assert_eq!(packet[8], expected);
+            assert_eq!(checksum(&packet[..V4_HEADER], 0), 0);
+        }
+        let last = packet.clone();
+        assert!(!decrement_hop_limit(&mut packet));
+        assert_eq!(packet, last);
+        let mut packet = v6(b"x");
+        packet[7] = 2;
+        assert!(decrement_hop_limit(&mut packet));
+        assert!(!decrement_hop_limit(&mut packet));
+        assert_eq!(packet[7], 1);
+    }
+
+    #[test]
+    fn the_upper_layer_is_behind_all_headers() {
+        assert_eq!(upper_layer(&v4(b"")), Some((17, 20)));
+        assert_eq!(upper_layer(&v6(b"")), Some((17, 40)));
+        let mut chained = v6(b"");
+        chained[6] = HOP_BY_HOP;
+        chained.splice(40..40, [FRAGMENT, 0, 0, 0, 0, 0, 0, 0, 17, 0, 0, 1, 0, 0, 0, 9]);
+        assert_eq!(upper_layer(&chained), Some((17, 56)));
+        chained[51] = 8;
+        assert_eq!(upper_layer(&chained), None);
+        let mut fragment = v4(b"");
+        fragment[7] = 1;
+        assert_eq!(upper_layer(&fragment), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_do_no_harm(mut bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            let _ = Header::parse(&bytes);
+            let _ = upper_layer(&bytes);
+            let _ = icmp::error(&bytes, icmp::Cause::NoRoute, Ipv4Addr::LOCALHOST.into());
+            let _ = decrement_hop_limit(&mut bytes);
+        }
+
+        #[test]
+        fn updated_checksums_are_right(ttl in 2u8.., id: u16) {
+            let mut packet = v4(b"");
+            packet[4..6].copy_from_slice(&id.to_be_bytes());
+            packet[8] = ttl;
+            packet[10..12].fill(0);
+            let sum = checksum(&packet[..V4_HEADER], 0);
+            packet[10..12].copy_from_slice(&sum.to_be_bytes());
+            prop_assert!(decrement_hop_limit(&mut packet));
+            prop_assert_eq!(checksum(&packet[..V4_HEADER], 0), 0);
+        }
+    }
+}
