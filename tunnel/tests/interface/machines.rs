@@ -1,0 +1,139 @@
+//! Machines in network namespaces.
+
+use std::{
+    future::Future,
+    process::{Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use m2m_tunnel::{
+    capsule::AssignedAddress,
+    pump::{self, Counters, Policy, PumpEnd},
+    session::Session,
+    tun::{Tun, TunConfig},
+};
+use tokio::{sync::watch, task::JoinHandle};
+
+use crate::loopback::{Ends, ends, tunnel};
+
+const MARK: &str = "M2M_TUNNEL_TEST_ISOLATED";
+
+/// No test takes longer.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Runs `body` of the test `name` in a process with its own user and network namespace, as a user that is not root and
+/// has no capability but `capabilities`.
+pub(crate) fn isolated<F: Future<Output = ()>>(name: &str, capabilities: &str, body: impl FnOnce() -> F) {
+    if std::env::var_os(MARK).is_some() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        return runtime.block_on(body());
+    }
+    let all = format!("-all{capabilities}");
+    let mut child = Command::new("unshare")
+        .args(["--user", "--map-user=1000", "--map-group=1000", "--keep-caps", "--net", "--kill-child", "--fork"])
+        .args(["setpriv", "--bounding-set", &all, "--inh-caps", &all, "--ambient-caps", &all])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture"])
+        .env(MARK, "1")
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            assert!(status.success(), "{name}: {status}");
+            return;
+        }
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            panic!("{name}: too slow");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// What a machine can do in the tests: everything with its network, and make namespaces.
+pub(crate) const NETWORK: &str = ",+net_admin,+sys_admin";
+
+/// Runs `ip`.
+pub(crate) fn ip(arguments: &str) {
+    let status = Command::new("ip").args(arguments.split(' ')).status().unwrap();
+    assert!(status.success(), "ip {arguments}");
+}
+
+/// Makes an interface with addresses in the calling thread's network namespace.
+pub(crate) fn interface(name: &str, mtu: u16, addresses: &[&str]) -> Tun {
+    let tun = Tun::open(&TunConfig { name: name.to_owned(), mtu }).unwrap();
+    assert_eq!(tun.name(), name);
+    ip("link set lo up");
+    for address in addresses {
+        let family = if address.contains(':') { "-6 " } else { "-4 " };
+        let no_detection = if address.contains(':') { " nodad" } else { "" };
+        ip(&format!("{family}address add {address} dev {name}{no_detection}"));
+    }
+    ip(&format!("link set {name} up"));
+    tun
+}
+
+/// Runs `task` in a network namespace of its own. What it opens there stays there.
+pub(crate) fn elsewhere<T: Send + 'static>(task: impl FnOnce() -> T + Send + 'static) -> T {
+    let runtime = tokio::runtime::Handle::current();
+    let thread = std::thread::spawn(move || {
+        let _guard = runtime.enter();
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        task()
+    });
+    thread.join().unwrap()
+}
+
+/// A machine's end of the tunnel.
+pub(crate) struct Side {
+    pub(crate) session: Session,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) pump: JoinHandle<PumpEnd>,
+    _policy: watch::Sender<Policy>,
+}
+
+impl Side {
+    fn new(tun: Tun, session: Session, addresses: &[&str]) -> Self {
+        let assigned: Vec<_> =
+            addresses.iter().map(|prefix| AssignedAddress::unrequested(prefix.parse().unwrap())).collect();
+        let (policy, seen) = watch::channel(Policy::from_assigned(&assigned));
+        let counters = Arc::new(Counters::default());
+        let packets = session.packets();
+        let counted = Arc::clone(&counters);
+        Self {
+            session,
+            counters,
+            pump: tokio::spawn(async move { pump::run(&tun, packets, seen, counted).await }),
+            _policy: policy,
+        }
+    }
+}
+
+/// The device, in this namespace: 10.99.0.2 and fd99::2, and 10.99.0.3 that nobody assigned to it. The company's host,
+/// elsewhere: 10.99.0.1 and fd99::1.
+pub(crate) struct Lab {
+    pub(crate) device: Side,
+    pub(crate) company: Side,
+    _ends: Ends,
+}
+
+/// Connects both; what `in_company` opens comes along.
+pub(crate) async fn lab<T: Send + 'static>(mtu: u16, in_company: impl FnOnce() -> T + Send + 'static) -> (Lab, T) {
+    let device = interface("m2m0", mtu, &["10.99.0.2/24", "10.99.0.3/24", "fd99::2/64"]);
+    let (company, opened) = elsewhere(move || {
+        let tun = interface("m2mgw0", mtu, &["10.99.0.1/24", "fd99::1/64"]);
+        (tun, in_company())
+    });
+    let ends = ends().await;
+    let (client, server) = tunnel(&ends).await;
+    let lab = Lab {
+        device: Side::new(device, client, &["10.99.0.2/32", "fd99::2/128"]),
+        company: Side::new(company, server, &["10.99.0.1/32", "fd99::1/128"]),
+        _ends: ends,
+    };
+    (lab, opened)
+}

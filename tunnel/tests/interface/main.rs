@@ -1,0 +1,11 @@
+//! Two machines behind TUN interfaces, a tunnel between them, and the kernel's own TCP and UDP through it.
+//!
+//! Each test runs in network namespaces of its own, which it makes in a user namespace: it needs no root and touches
+//! nothing of the machine.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+#[path = "../end_to_end/loopback.rs"]
+#[expect(dead_code, reason = "the other tests use more of it")]
+mod loopback;
+mod machines;
+mod traffic;
