@@ -29,7 +29,7 @@ pub fn certificates(bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, ChainE
     }
     for (index, certificate) in found.iter().enumerate() {
         match x509_parser::parse_x509_certificate(certificate) {
-            Ok((rest, _)) if rest.is_empty() => {}
+            Ok(([], _)) => {}
             Ok(_) => return Err(ChainError::TrailingData(index + 1)),
             Err(error) => return Err(ChainError::Malformed(index + 1, error.to_string())),
         }
@@ -74,4 +74,49 @@ pub enum ChainError {
     /// Bytes follow a certificate; counted from 1.
     #[error("certificate {0} is followed by stray bytes")]
     TrailingData(usize),
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn chain() -> Vec<CertificateDer<'static>> {
+        ["one", "two"]
+            .map(|name| rcgen::generate_simple_self_signed([name.to_owned()]).unwrap().cert.der().clone())
+            .to_vec()
+    }
+
+    #[test]
+    fn a_chain_survives_its_pem_whatever_stands_between_the_blocks() {
+        let chain = chain();
+        let pem = to_pem(&chain);
+        assert_eq!(certificates(pem.as_bytes()).unwrap(), chain);
+        let key = PemKey::generate().unwrap().to_pem().unwrap();
+        let mixed = format!("subject=CN = one\n{}{pem}", *key);
+        assert_eq!(certificates(mixed.as_bytes()).unwrap(), chain);
+        assert_eq!(certificates(&chain[1]).unwrap(), chain[1..]);
+        assert!(private_key(&mixed, None).is_ok());
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_place() {
+        let chain = chain();
+        assert!(matches!(certificates(b""), Err(ChainError::Empty)));
+        let stray = [&chain[0][..], &[0]].concat();
+        assert!(matches!(certificates(&stray), Err(ChainError::TrailingData(1))));
+        let cut = CertificateDer::from(chain[1][..100].to_vec());
+        let pem = to_pem(&[chain[0].clone(), cut]);
+        assert!(matches!(certificates(pem.as_bytes()), Err(ChainError::Malformed(2, _))));
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_are_refused(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert!(certificates(&bytes).is_err());
+        }
+    }
 }

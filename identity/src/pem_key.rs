@@ -89,3 +89,91 @@ impl fmt::Debug for PemKey {
         f.debug_struct("PemKey").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use std::{
+        io::Write,
+        process::{Command, Stdio},
+    };
+
+    use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, ParsedPublicKey};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn openssl(arguments: &str, input: &str) -> String {
+        let mut child = Command::new("openssl")
+            .args(arguments.split(' '))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("openssl is needed by this test");
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    #[test]
+    fn a_key_survives_its_pem_and_signs() {
+        let key = PemKey::generate().unwrap();
+        let pem = key.to_pem().unwrap();
+        assert!(pem.starts_with("-----BEGIN PRIVATE KEY-----\n"));
+        let read = PemKey::from_pem(&pem).unwrap();
+        assert_eq!(read.spki_der(), key.spki_der());
+        let signature = read.sign(b"message").unwrap();
+        ParsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, key.spki_der())
+            .unwrap()
+            .verify_sig(b"message", &signature)
+            .unwrap();
+    }
+
+    #[test]
+    fn what_openssl_writes_is_read() {
+        let sec1_pem = openssl("ecparam -name prime256v1 -genkey", "");
+        assert!(sec1_pem.contains("BEGIN EC PARAMETERS"));
+        let pkcs8_pem = openssl("pkcs8 -topk8 -nocrypt", &sec1_pem);
+        let sec1 = PemKey::from_pem(&sec1_pem).unwrap();
+        let pkcs8 = PemKey::from_pem(&pkcs8_pem).unwrap();
+        assert_eq!(sec1.spki_der(), pkcs8.spki_der());
+        let spki = openssl("pkey -pubout", &pkcs8_pem);
+        assert_eq!(sec1.spki_der(), pem::parse(spki).unwrap().contents());
+    }
+
+    #[test]
+    fn other_keys_are_refused_with_what_was_expected() {
+        let refusal = |pem: &str| PemKey::from_pem(pem).unwrap_err();
+        let p384 = openssl("genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-384", "");
+        assert!(matches!(refusal(&p384), KeyError::NotP256(_)));
+        assert!(matches!(refusal(""), KeyError::Missing));
+        let pem = PemKey::generate().unwrap().to_pem().unwrap();
+        let encrypted = pem.replace("PRIVATE", "ENCRYPTED PRIVATE");
+        assert!(matches!(
+            refusal(&encrypted),
+            KeyError::UnknownLabel(label) if label == "ENCRYPTED PRIVATE KEY"
+        ));
+        assert!(matches!(
+            refusal("-----BEGIN PRIVATE KEY-----\n!\n-----END PRIVATE KEY-----\n"),
+            KeyError::MalformedPem(_)
+        ));
+    }
+
+    #[test]
+    fn the_private_key_is_not_shown() {
+        let key = PemKey::generate().unwrap();
+        assert_eq!(format!("{key:?}"), "PemKey { .. }");
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_content_is_refused(der in proptest::collection::vec(any::<u8>(), 0..200)) {
+            for label in [PKCS8, SEC1] {
+                let pem = pem::encode(&pem::Pem::new(label, der.clone()));
+                prop_assert!(PemKey::from_pem(&pem).is_err());
+            }
+        }
+    }
+}

@@ -38,3 +38,23 @@ fn first<const N: usize>(digest: &[u8]) -> Zeroizing<[u8; N]> {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Made with Python's hmac and hashlib from the formulas of the specification.
+    #[test]
+    fn the_functions_agree_with_the_specifications_formulas() {
+        let key = [7; 32];
+        assert_eq!(hex(kdfa::<16>(&key, b"STORAGE", b"name", b"").as_ref()), "bd0ce59922f760cb045dea72a7f4392b");
+        assert_eq!(
+            hex(kdfe(&key, b"IDENTITY", b"u", b"v").as_ref()),
+            "cbfa0b0b1324ee6ca65772b3d0073f8923100246a5c7d1c5c0e0832156c0390b"
+        );
+    }
+}

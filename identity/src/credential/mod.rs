@@ -127,6 +127,15 @@ fn protect(seed: &[u8], name: &[u8], secret: &[u8]) -> Result<Vec<u8>, Credentia
     sized(&object)
 }
 
+/// A marshalled public area as [`make`] demands it of a key.
+#[cfg(test)]
+pub(crate) fn sample_key() -> Vec<u8> {
+    const POINT: std::ops::Range<usize> = 0..64;
+    let mut area = public_area::samples::key();
+    area.point[POINT].fill(5);
+    area.bytes()
+}
+
 /// `bytes` as a TPM2B structure: a big-endian 16-bit length before them.
 fn sized(bytes: &[u8]) -> Result<Vec<u8>, CredentialError> {
     let length = u16::try_from(bytes.len()).map_err(|_| CredentialError::Crypto("oversized structure"))?;
@@ -134,4 +143,120 @@ fn sized(bytes: &[u8]) -> Result<Vec<u8>, CredentialError> {
     out.extend_from_slice(&length.to_be_bytes());
     out.extend_from_slice(bytes);
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use proptest::prelude::*;
+
+    use super::{
+        public_area::samples::{self, Area},
+        *,
+    };
+
+    #[test]
+    fn both_kinds_of_endorsement_keys_get_a_credential_of_the_right_form() {
+        for (ek, secret_length) in [(samples::ecc_ek(), 2 + 32 + 2 + 32), (samples::rsa_ek(), 256)] {
+            let made = make(&ek.bytes(), &samples::key().bytes()).unwrap();
+            assert_eq!(made.secret.len(), SECRET_LEN);
+            assert_eq!(made.encrypted_secret.len(), 2 + secret_length);
+            // Integrity value and encrypted secret, each with its length.
+            assert_eq!(made.credential_blob.len(), 2 + 2 + 32 + 2 + SECRET_LEN);
+            let again = make(&ek.bytes(), &samples::key().bytes()).unwrap();
+            assert_ne!(*again.secret, *made.secret);
+            assert_ne!(again.encrypted_secret, made.encrypted_secret);
+            let name = ek_name(&ek.bytes()).unwrap();
+            assert_eq!(name[..2], [0x00, 0x0b]);
+            assert_eq!(name.len(), 34);
+        }
+    }
+
+    #[test]
+    fn a_point_off_the_curve_is_refused() {
+        let mut ek = samples::ecc_ek();
+        ek.point[40] ^= 1;
+        let error = make(&ek.bytes(), &samples::key().bytes()).unwrap_err();
+        assert!(matches!(error, CredentialError::InvalidEk), "{error:?}");
+    }
+
+    #[test]
+    fn a_key_that_could_leave_its_tpm_or_do_more_than_sign_is_refused() {
+        let check = |change: fn(&mut Area)| {
+            let mut key = samples::key();
+            change(&mut key);
+            match make(&samples::ecc_ek().bytes(), &key.bytes()).unwrap_err() {
+                CredentialError::Key(error) => error.to_string(),
+                error => panic!("{error:?}"),
+            }
+        };
+        assert!(check(|key| key.attributes &= !(1 << 1)).contains("fixedTPM"));
+        assert!(check(|key| key.attributes &= !(1 << 4)).contains("fixedParent"));
+        assert!(check(|key| key.attributes &= !(1 << 5)).contains("sensitiveDataOrigin"));
+        assert!(check(|key| key.attributes |= 1 << 16).contains("restricted"));
+        assert!(check(|key| key.attributes |= 1 << 17).contains("decrypt"));
+        assert!(check(|key| key.attributes &= !(1 << 18)).contains("`sign`"));
+        assert!(check(|key| key.curve = 4).contains("curveID"));
+        assert!(check(|key| key.name_algorithm = 4).contains("nameAlg"));
+        assert!(check(|key| key.scheme = vec![0, 0x18, 0, 4]).contains("hashAlg"));
+        assert!(check(|key| key.scheme = vec![0, 0x1c, 0, 0x0b]).contains("scheme"));
+    }
+
+    #[test]
+    fn an_endorsement_key_that_would_decrypt_anything_is_refused() {
+        for change in [
+            (|ek: &mut Area| ek.attributes &= !(1 << 16)) as fn(&mut Area),
+            |ek| ek.attributes &= !(1 << 17),
+            |ek| ek.attributes |= 1 << 18,
+            |ek| ek.attributes &= !(1 << 1),
+            |ek| ek.symmetric = vec![0, 0x10],
+            |ek| ek.symmetric = vec![0, 6, 1, 0, 0, 0x43],
+        ] {
+            let mut ek = samples::ecc_ek();
+            change(&mut ek);
+            let error = make(&ek.bytes(), &samples::key().bytes()).unwrap_err();
+            assert!(matches!(error, CredentialError::Ek(_)), "{error:?}");
+            assert!(ek_name(&ek.bytes()).is_err());
+        }
+    }
+
+    #[test]
+    fn the_key_in_the_public_area_is_the_one_of_the_spki() {
+        let key = samples::key();
+        let spki = key_spki(&key.bytes()).unwrap();
+        assert!(spki.ends_with(&key.point));
+        assert!(key_spki(&samples::rsa_ek().bytes()).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_are_refused(
+            ek in proptest::collection::vec(any::<u8>(), 0..400),
+            key in proptest::collection::vec(any::<u8>(), 0..400),
+        ) {
+            prop_assert!(make(&ek, &key).is_err());
+            prop_assert!(ek_name(&ek).is_err());
+            prop_assert!(key_spki(&key).is_err());
+        }
+
+        #[test]
+        fn altered_public_areas_never_panic_and_never_keep_their_name(
+            index in 0usize..400,
+            value in any::<u8>(),
+            cut in 0usize..400,
+            rsa in any::<bool>(),
+        ) {
+            let original = if rsa { samples::rsa_ek() } else { samples::ecc_ek() }.bytes();
+            let mut altered = original.clone();
+            let index = index % altered.len();
+            altered[index] = value;
+            if altered != original && let Ok(name) = ek_name(&altered) {
+                prop_assert_ne!(name, ek_name(&original).unwrap());
+            }
+            let _ = make(&altered, &samples::key().bytes());
+            let cut = cut % original.len();
+            prop_assert!(ek_name(&original[..cut]).is_err());
+        }
+    }
 }

@@ -272,3 +272,84 @@ impl<'a> Reader<'a> {
         Ok(coordinate)
     }
 }
+
+/// Public areas as TPMs make them, to be changed by tests.
+#[cfg(test)]
+pub(super) mod samples {
+    #![allow(clippy::unwrap_used)]
+
+    use std::sync::LazyLock;
+
+    use aws_lc_rs::{
+        encoding::{AsDer, PublicKeyX509Der},
+        rsa::{KeySize, PrivateDecryptingKey},
+    };
+
+    use crate::{DeviceKey, PemKey};
+
+    /// The fields of a public area.
+    pub(in super::super) struct Area {
+        pub(in super::super) name_algorithm: u16,
+        pub(in super::super) attributes: u32,
+        pub(in super::super) symmetric: Vec<u8>,
+        pub(in super::super) scheme: Vec<u8>,
+        pub(in super::super) curve: u16,
+        /// x and y; for RSA the modulus.
+        pub(in super::super) point: Vec<u8>,
+        rsa: bool,
+    }
+
+    impl Area {
+        pub(in super::super) fn bytes(&self) -> Vec<u8> {
+            let mut area = Vec::new();
+            area.extend(if self.rsa { [0, 1] } else { [0, 0x23] });
+            area.extend(self.name_algorithm.to_be_bytes());
+            area.extend(self.attributes.to_be_bytes());
+            area.extend([0, 0]);
+            area.extend(&self.symmetric);
+            area.extend(&self.scheme);
+            if self.rsa {
+                area.extend([8, 0, 0, 0, 0, 0, 1, 0]);
+                area.extend(&self.point);
+            } else {
+                area.extend(self.curve.to_be_bytes());
+                area.extend([0, 0x10]);
+                for coordinate in self.point.chunks(32) {
+                    area.extend([0, 32]);
+                    area.extend(coordinate);
+                }
+            }
+            let length = u16::try_from(area.len()).unwrap();
+            [&length.to_be_bytes()[..], &area].concat()
+        }
+    }
+
+    pub(in super::super) fn key() -> Area {
+        Area {
+            name_algorithm: 0x0b,
+            attributes: 0x0004_0472,
+            symmetric: vec![0, 0x10],
+            scheme: vec![0, 0x18, 0, 0x0b],
+            curve: 3,
+            point: PemKey::generate().unwrap().spki_der()[27..].to_vec(),
+            rsa: false,
+        }
+    }
+
+    pub(in super::super) fn ecc_ek() -> Area {
+        Area { attributes: 0x0003_00b2, symmetric: vec![0, 6, 0, 128, 0, 0x43], scheme: vec![0, 0x10], ..key() }
+    }
+
+    pub(in super::super) fn rsa_ek() -> Area {
+        static MODULUS: LazyLock<Vec<u8>> = LazyLock::new(rsa_modulus);
+        Area { rsa: true, point: MODULUS.clone(), ..ecc_ek() }
+    }
+
+    fn rsa_modulus() -> Vec<u8> {
+        let key = PrivateDecryptingKey::generate(KeySize::Rsa2048).unwrap().public_key();
+        let der: PublicKeyX509Der<'_> = key.as_der().unwrap();
+        // Behind the modulus is the exponent 65537, and nothing else.
+        let (before_exponent, _) = der.as_ref().split_at(der.as_ref().len() - 5);
+        before_exponent[before_exponent.len() - 256..].to_vec()
+    }
+}

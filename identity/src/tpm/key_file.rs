@@ -88,3 +88,62 @@ struct TpmKeyFile<'a> {
     public: OctetString,
     private: OctetString,
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn sample() -> Material {
+        Material { public: crate::credential::sample_key(), private: vec![0, 3, 1, 2, 3] }
+    }
+
+    fn refusal(pem: &str) -> String {
+        decode(pem).unwrap_err().to_string()
+    }
+
+    fn altered(change: impl FnOnce(&mut TpmKeyFile<'_>)) -> String {
+        let pem = encode(&sample()).unwrap();
+        let der = pem::parse(&pem).unwrap().into_contents();
+        let mut key = TpmKeyFile::from_der(&der).unwrap();
+        change(&mut key);
+        pem::encode(&pem::Pem::new(LABEL, key.to_der().unwrap()))
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let pem = encode(&sample()).unwrap();
+        assert!(is_key_file(&pem));
+        assert_eq!(decode(&pem).unwrap(), sample());
+        let described = altered(|key| key.description = Some(Utf8StringRef::new("TLS").unwrap()));
+        assert_eq!(decode(&described).unwrap(), sample());
+    }
+
+    #[test]
+    fn keys_of_other_kinds_are_refused_with_their_reason() {
+        assert!(refusal("").contains(LABEL));
+        assert!(refusal(&altered(|key| key.empty_auth = None)).contains("PIN"));
+        let importable = ObjectIdentifier::new_unwrap("2.23.133.10.1.4");
+        assert!(refusal(&altered(|key| key.kind = importable)).contains("2.23.133.10.1.4"));
+        const NULL: [u8; 4] = [0x40, 0, 0, 7];
+        assert!(refusal(&altered(|key| key.parent = UintRef::new(&NULL).unwrap())).contains("parent"));
+        let nothing = OctetString::new([]).unwrap();
+        assert!(refusal(&altered(|key| key.public = nothing)).contains("public area"));
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_content_is_refused(der in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let pem = pem::encode(&pem::Pem::new(LABEL, der));
+            prop_assert!(decode(&pem).is_err());
+        }
+
+        #[test]
+        fn arbitrary_text_is_refused(text in ".*") {
+            prop_assert!(decode(&text).is_err());
+        }
+    }
+}

@@ -5,6 +5,7 @@
 //! two operations, and has a time limit. The thread ends with the last handle.
 
 mod ek;
+mod interface;
 mod key_file;
 mod signing_key;
 mod srk;
@@ -33,8 +34,9 @@ pub struct Endorsement {
 }
 
 impl Tpm {
-    /// Opens the TPM that `tcti` names: `device:/dev/tpmrm0`, or `swtpm:host=127.0.0.1,port=2321` for swtpm's
-    /// data channel (its control channel is on the port after it).
+    /// Opens the TPM that `tcti` names: `device:/dev/tpmrm0`; for tests also an emulator, as
+    /// `swtpm:path=/run/tpm.sock` (its control channel at `/run/tpm.sock.ctrl`) or
+    /// `swtpm:host=127.0.0.1,port=2321` (its control channel on the port after it).
     ///
     /// # Errors
     /// [`TpmError::Tcti`] when the text is malformed, [`TpmError::Open`] when there is no TPM.
@@ -110,7 +112,9 @@ impl Tpm {
 #[derive(Debug, thiserror::Error)]
 pub enum TpmError {
     /// The name of the TPM's interface is malformed.
-    #[error("`{0}` names no TPM: expected `device:/dev/tpmrm0` or `swtpm:host=127.0.0.1,port=2321`")]
+    #[error(
+        "`{0}` names no TPM: expected `device:/dev/tpmrm0`, or for an emulator `swtpm:path=/run/tpm.sock` or `swtpm:host=127.0.0.1,port=2321`"
+    )]
     Tcti(String),
     /// The TPM cannot be opened.
     #[error("the TPM `{tcti}` cannot be opened: {reason}")]

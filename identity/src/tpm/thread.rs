@@ -1,7 +1,6 @@
 //! The thread that owns the connection to the TPM.
 
 use std::{
-    str::FromStr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -20,7 +19,11 @@ use tss_esapi::{
     tcti_ldr::TctiNameConf,
 };
 
-use super::{TpmError, ek, srk::Srk};
+use super::{
+    TpmError, ek,
+    interface::{Interface, Relay},
+    srk::Srk,
+};
 
 type Job = Box<dyn FnOnce(&mut Device) + Send>;
 
@@ -63,17 +66,17 @@ impl From<TpmError> for Failure {
 impl Handle {
     /// Starts the thread, and returns once it holds the TPM.
     pub(super) fn start(tcti: &str, limit: Duration) -> Result<Self, TpmError> {
-        let name = parse(tcti)?;
+        let interface = Interface::parse(tcti)?;
         let (jobs, queue) = mpsc::channel::<Job>();
         let (opened, opening) = mpsc::sync_channel(1);
         let failed = |reason: String| TpmError::Open { tcti: tcti.to_owned(), reason };
         std::thread::Builder::new()
             .name("tpm".to_owned())
-            .spawn(move || serve(name, &queue, &opened))
+            .spawn(move || serve(interface, &queue, &opened))
             .map_err(|error| failed(error.to_string()))?;
         match opening.recv_timeout(limit) {
             Ok(Ok(())) => Ok(Self { jobs, limit }),
-            Ok(Err(error)) => Err(failed(error.to_string())),
+            Ok(Err(reason)) => Err(failed(reason)),
             Err(RecvTimeoutError::Disconnected) => Err(TpmError::Gone),
             Err(RecvTimeoutError::Timeout) => Err(TpmError::Timeout { operation: "open", limit }),
         }
@@ -119,18 +122,15 @@ pub(super) fn flush(context: &mut Context, handle: ObjectHandle) {
     }
 }
 
-fn serve(name: TctiNameConf, queue: &mpsc::Receiver<Job>, opened: &mpsc::SyncSender<Result<(), tss_esapi::Error>>) {
-    let exclusive = matches!(name, TctiNameConf::Swtpm(_) | TctiNameConf::Mssim(_));
-    let mut device = match open(name) {
-        Ok(context) => Device { context, srk: None },
-        Err(error) => {
-            let _ = opened.send(Err(error));
+fn serve(interface: Interface, queue: &mpsc::Receiver<Job>, opened: &mpsc::SyncSender<Result<(), String>>) {
+    // Declared first, the relay is dropped after the connection through it.
+    let (_relay, mut device) = match open(interface) {
+        Ok((relay, context)) => (relay, Device { context, srk: None }),
+        Err(reason) => {
+            let _ = opened.send(Err(reason));
             return;
         }
     };
-    if exclusive {
-        flush_left_behind(&mut device.context);
-    }
     if opened.send(Ok(())).is_err() {
         return;
     }
@@ -139,10 +139,27 @@ fn serve(name: TctiNameConf, queue: &mpsc::Receiver<Job>, opened: &mpsc::SyncSen
     }
 }
 
-/// Opens the TPM and has it answer a command: an emulator takes the connection before it is ready.
-fn open(name: TctiNameConf) -> Result<Context, tss_esapi::Error> {
+fn open(interface: Interface) -> Result<(Option<Relay>, Context), String> {
+    let (relay, name, exclusive) = match interface {
+        Interface::Device(name) => (None, name, false),
+        Interface::Ports(name) => (None, name, true),
+        Interface::Socket(path) => {
+            let relay = Relay::start(&path).map_err(|error| error.to_string())?;
+            let name = relay.name().map_err(|error| error.to_string())?;
+            (Some(relay), name, true)
+        }
+    };
+    let context = connect(name, exclusive).map_err(|error| error.to_string())?;
+    Ok((relay, context))
+}
+
+/// Connects to the TPM and has it answer a command: an emulator takes the connection before it is ready.
+fn connect(name: TctiNameConf, exclusive: bool) -> Result<Context, tss_esapi::Error> {
     let mut context = Context::new(name)?;
     context.get_capability(CapabilityType::TpmProperties, TPM2_PT_FAMILY_INDICATOR, 1)?;
+    if exclusive {
+        flush_left_behind(&mut context);
+    }
     Ok(context)
 }
 
@@ -158,20 +175,4 @@ fn flush_left_behind(context: &mut Context) {
             }
         }
     }
-}
-
-/// tss-esapi takes unknown fields for defaults, so that the fields are checked here.
-fn parse(tcti: &str) -> Result<TctiNameConf, TpmError> {
-    let malformed = || TpmError::Tcti(tcti.to_owned());
-    let known = match tcti.split_once(':') {
-        Some(("device", path)) => path.starts_with('/'),
-        Some(("swtpm" | "mssim", fields)) => fields
-            .split(',')
-            .all(|field| matches!(field.split_once('='), Some(("host" | "port", value)) if !value.is_empty())),
-        _ => false,
-    };
-    if !known {
-        return Err(malformed());
-    }
-    TctiNameConf::from_str(tcti).map_err(|_| malformed())
 }

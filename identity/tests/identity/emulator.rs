@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -17,7 +16,6 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 /// A running swtpm; killed when dropped.
 pub(crate) struct Emulator {
     child: Child,
-    port: u16,
     directory: TempDir,
 }
 
@@ -35,13 +33,13 @@ impl Emulator {
     fn manufactured(options: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("temporary directory");
         manufacture(directory.path(), options);
-        let (child, port) = switch_on(directory.path());
-        Self { child, port, directory }
+        let child = switch_on(directory.path());
+        Self { child, directory }
     }
 
     /// The TCTI of the emulator.
     pub(crate) fn tcti(&self) -> String {
-        format!("swtpm:host=127.0.0.1,port={}", self.port)
+        format!("swtpm:path={}", socket(self.directory.path()).display())
     }
 
     /// Opens the TPM.
@@ -74,7 +72,7 @@ impl Emulator {
     /// Switches the TPM off and on again, as a power cut does.
     pub(crate) fn power_cycle(&mut self) {
         self.kill();
-        (self.child, self.port) = switch_on(self.directory.path());
+        self.child = switch_on(self.directory.path());
     }
 
     /// The certificate of the local CA's root.
@@ -163,52 +161,50 @@ fn manufacture(directory: &Path, extra: &[&str]) {
     );
 }
 
-/// Starts swtpm on a free pair of ports; another process may be faster, then it takes the next pair.
-fn switch_on(directory: &Path) -> (Child, u16) {
-    let deadline = Instant::now() + START_LIMIT;
-    while Instant::now() < deadline {
-        let Some(port) = free_pair() else { continue };
-        let mut child = Command::new("swtpm")
-            .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
-            .arg("--server")
-            .arg(format!("type=tcp,bindaddr=127.0.0.1,port={port}"))
-            .arg("--ctrl")
-            .arg(format!("type=tcp,bindaddr=127.0.0.1,port={}", port + 1))
-            .arg("--tpmstate")
-            .arg(format!("dir={}", state(directory).display()))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("swtpm is needed by this test");
-        while Instant::now() < deadline {
-            if child.try_wait().expect("state of swtpm").is_some() {
-                break;
-            }
-            if listens(port) && listens(port + 1) {
-                return (child, port);
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        let _ = child.kill();
-        let _ = child.wait();
+fn socket(directory: &Path) -> PathBuf {
+    directory.join("tpm.sock")
+}
+
+/// Starts swtpm, and waits until it listens.
+fn switch_on(directory: &Path) -> Child {
+    let data = socket(directory);
+    let control = PathBuf::from(format!("{}.ctrl", data.display()));
+    for socket in [&data, &control] {
+        let _ = fs::remove_file(socket);
     }
-    panic!("swtpm did not start");
+    let mut child = Command::new("swtpm")
+        .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
+        .arg("--server")
+        .arg(format!("type=unixio,path={}", data.display()))
+        .arg("--ctrl")
+        .arg(format!("type=unixio,path={}", control.display()))
+        .arg("--tpmstate")
+        .arg(format!("dir={}", state(directory).display()))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("swtpm is needed by this test");
+    let deadline = Instant::now() + START_LIMIT;
+    while !(listens(&data) && listens(&control)) {
+        let state = child.try_wait().expect("state of swtpm");
+        if state.is_some() || Instant::now() > deadline {
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!("swtpm did not start: {state:?}");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child
 }
 
-fn free_pair() -> Option<u16> {
-    let first = TcpListener::bind("127.0.0.1:0").ok()?;
-    let port = first.local_addr().ok()?.port();
-    let _second = TcpListener::bind(("127.0.0.1", port.checked_add(1)?)).ok()?;
-    Some(port)
-}
-
-/// Whether `port` listens on loopback, without connecting: swtpm would take that for its client.
-fn listens(port: u16) -> bool {
-    let local = format!("0100007F:{port:04X}");
-    fs::read_to_string("/proc/net/tcp")
+/// Whether somebody listens at `socket`, without connecting: swtpm would take that for its client.
+fn listens(socket: &Path) -> bool {
+    const LISTENING: &str = "00010000";
+    let path = socket.to_str().expect("a path in UTF-8");
+    fs::read_to_string("/proc/net/unix")
         .unwrap_or_default()
         .lines()
         .map(|line| line.split_whitespace().collect::<Vec<_>>())
-        .any(|fields| fields.get(1) == Some(&local.as_str()) && fields.get(3) == Some(&"0A"))
+        .any(|fields| fields.get(3) == Some(&LISTENING) && fields.last() == Some(&path))
 }
