@@ -36,8 +36,9 @@
 //!                 policy.send_replace(pump::Policy::from_assigned(&assigned));
 //!             }
 //!             Event::RoutesAdvertised(ranges) => println!("{} ranges", ranges.len()),
-//!             Event::AddressesRequested(_) | Event::GoAway => {}
 //!             Event::Closed(reason) => return Err(reason.into()),
+//!             // The gateway is about to leave (GoAway), or wants addresses of this side.
+//!             _ => {}
 //!         },
 //!     }
 //! }

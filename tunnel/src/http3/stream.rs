@@ -268,7 +268,8 @@ mod tests {
 
     #[test]
     fn wrong_frames_on_the_control_stream_have_their_codes() {
-        let cases: [(bool, (u64, &[u8]), Code); 9] = [
+        type Sent<'a> = (bool, (u64, &'a [u8]), Code);
+        let cases: [Sent<'_>; 9] = [
             (true, SETTINGS, Code::FRAME_UNEXPECTED),
             (true, (kind::DATA, &[1]), Code::FRAME_UNEXPECTED),
             (true, (kind::HEADERS, &[1]), Code::FRAME_UNEXPECTED),

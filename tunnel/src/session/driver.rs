@@ -65,7 +65,7 @@ async fn read_capsules(inbound: &mut Inbound, packets: &Packets, events: &mpsc::
         while let Some(capsule) = capsules.next_capsule()? {
             let event = match capsule {
                 Capsule::Datagram(payload) => {
-                    packets.from_capsule(&payload);
+                    packets.push_from_capsule(&payload);
                     continue;
                 }
                 Capsule::AddressAssign(addresses) => Event::AddressesAssigned(addresses),

@@ -125,7 +125,7 @@ impl Packets {
     }
 
     /// A packet that came in a DATAGRAM capsule.
-    pub(crate) fn from_capsule(&self, payload: &Bytes) {
+    pub(crate) fn push_from_capsule(&self, payload: &Bytes) {
         let Some((IP_CONTEXT, size)) = crate::varint::read(payload) else {
             return;
         };
