@@ -1,3 +1,123 @@
 //! The command line of the device daemon.
 
-fn main() {}
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use tokio::time::{Instant, sleep};
+use vpnd::api::Status;
+use vpnd::api::client::{Call, CallError, call};
+use vpnd::state::StateName;
+
+/// Asks the VPN daemon of this machine what it is doing, or tells it to connect or disconnect.
+///
+/// Everybody may read the status; root and members of group vpnd may connect and disconnect.
+#[derive(Debug, Parser)]
+#[command(version, after_help = HELP)]
+struct Arguments {
+    /// The daemon's socket.
+    #[arg(long, value_name = "PATH", default_value = "/run/vpnd/vpnd.sock", global = true)]
+    socket: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show what the daemon is doing: state, cause, addresses, traffic.
+    Status(Output),
+    /// Open the tunnel, and keep it open, until `disconnect`.
+    Connect(Output),
+    /// Close the tunnel, and keep it closed until `connect` or until the daemon starts again.
+    Disconnect(Output),
+}
+
+#[derive(Debug, Args)]
+struct Output {
+    /// Print the status as the API gives it: one JSON object, times in seconds since boot (CLOCK_BOOTTIME).
+    #[arg(long)]
+    json: bool,
+    /// First wait until the daemon is in this state: NotProvisioned, Enrolling, PendingApproval, Disconnected, Connecting,
+    /// Connected or Error.
+    #[arg(long, value_name = "STATE")]
+    wait: Option<StateName>,
+    /// How long to wait, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, requires = "wait")]
+    timeout: u64,
+}
+
+const HELP: &str = "\
+Examples:
+  vpnctl status
+  vpnctl status --json | jq -r .addresses[]
+  vpnctl status --wait Connected --timeout 120 && start-the-application
+  vpnctl connect --wait Connected
+
+Exit status:
+  0  done; with --wait: the state is reached
+  1  the daemon's answer cannot be understood
+  2  wrong arguments
+  3  --wait: the state was not reached in time; the status at the end is printed
+  4  the daemon cannot be reached
+  5  not allowed";
+
+const UNEXPECTED: u8 = 1;
+const NOT_REACHED: u8 = 3;
+const NO_DAEMON: u8 = 4;
+const NOT_ALLOWED: u8 = 5;
+
+/// How often the status is looked at while waiting.
+const POLL: Duration = Duration::from_millis(200);
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(run(&arguments)),
+        Err(error) => Err(CallError::Broken(error.to_string())),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("vpnctl: {error}");
+        ExitCode::from(match error {
+            CallError::Unreachable { .. } => NO_DAEMON,
+            CallError::NotAllowed(_) => NOT_ALLOWED,
+            CallError::Broken(_) => UNEXPECTED,
+        })
+    })
+}
+
+async fn run(arguments: &Arguments) -> Result<ExitCode, CallError> {
+    let socket = arguments.socket.as_path();
+    let (what, output) = match &arguments.command {
+        Command::Status(output) => (Call::Status, output),
+        Command::Connect(output) => (Call::Connect, output),
+        Command::Disconnect(output) => (Call::Disconnect, output),
+    };
+    let end = Instant::now() + Duration::from_secs(output.timeout);
+    let reached = |status: &Status| output.wait.is_none_or(|wanted| status.state == wanted);
+    let mut answer = call(socket, what).await;
+    // While waiting, a daemon that is about to start is waited for, too.
+    while output.wait.is_some() && Instant::now() < end {
+        match &answer {
+            Ok((_, status)) if reached(status) => break,
+            Ok(_) | Err(CallError::Unreachable { .. } | CallError::Broken(_)) => {}
+            Err(CallError::NotAllowed(_)) => break,
+        }
+        sleep(POLL).await;
+        // The word was given unless there was nobody to hear it.
+        let next = if answer.is_ok() { Call::Status } else { what };
+        answer = call(socket, next).await;
+    }
+    let (text, status) = answer?;
+    if output.json {
+        println!("{text}");
+    } else {
+        print!("{}", vpnd::vpnctl::table(&status, vpnd::clock::boot_time()));
+    }
+    if reached(&status) {
+        return Ok(ExitCode::SUCCESS);
+    }
+    eprintln!("vpnctl: the state is {} after {} seconds", status.state, output.timeout);
+    Ok(ExitCode::from(NOT_REACHED))
+}

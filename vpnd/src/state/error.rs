@@ -83,7 +83,7 @@ impl Error {
             return self.recover(context, now);
         }
         let stop = self.phase.stop();
-        let hung = Err(LookFailure::Identity("the TPM or the disk does not answer".to_owned()));
+        let hung = Err(LookFailure::Unusable("the TPM or the disk does not answer".to_owned()));
         let (state, mut commands) = proceed(hung, self.pace, context, now);
         commands.splice(0..0, stop);
         (state, commands)

@@ -335,8 +335,8 @@ pub enum Found {
 pub enum LookFailure {
     /// The first-boot file or the configuration is missing or wrong.
     Files(String),
-    /// The TPM or the key cannot be used.
-    Identity(String),
+    /// The TPM, the key, the disk or the network of this machine cannot be used.
+    Unusable(String),
     /// The key and certificate that are stored were made with another TPM.
     ForeignKey(String),
 }

@@ -68,7 +68,7 @@ pub(super) fn proceed(result: Result<Found, LookFailure>, pace: Pace, context: &
         Ok(Found::Member(membership)) => membership.enter(pace, context, now),
         Ok(Found::NotEnrolled { note }) => Enrolling::begin(note, pace, context, now),
         Err(LookFailure::Files(cause)) => NotProvisioned::enter(cause, now),
-        Err(LookFailure::Identity(cause)) => Error::enter(cause, Recovery::Look, pace, context, now),
+        Err(LookFailure::Unusable(cause)) => Error::enter(cause, Recovery::Look, pace, context, now),
         Err(LookFailure::ForeignKey(cause)) => Error::enter(cause, Recovery::EnrolAgain, pace, context, now),
     }
 }

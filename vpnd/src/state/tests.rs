@@ -179,7 +179,7 @@ fn a_disk_with_another_tpm_says_so_and_enrols_again() {
 fn a_missing_tpm_is_an_error_until_it_is_there() {
     let mut bench = Bench::new(1);
     for _ in 0..20 {
-        assert_eq!(bench.looked(Err(LookFailure::Identity("no TPM".to_owned()))), StateName::Error);
+        assert_eq!(bench.looked(Err(LookFailure::Unusable("no TPM".to_owned()))), StateName::Error);
         assert!(bench.wait_for_deadline() <= MINUTE);
         assert_eq!(bench.name(), StateName::Error);
     }
@@ -327,7 +327,7 @@ fn look_result(kind: u8) -> Result<Found, LookFailure> {
     match kind % 7 {
         0 => Ok(Found::NotEnrolled { note: None }),
         1 => Err(LookFailure::Files(why())),
-        2 => Err(LookFailure::Identity(why())),
+        2 => Err(LookFailure::Unusable(why())),
         3 => Err(LookFailure::ForeignKey(why())),
         4 => Ok(Found::Member(member(Mode::Manual))),
         _ => Ok(Found::Member(member(Mode::AlwaysOn))),
