@@ -7,7 +7,7 @@ use tss_esapi::{
         ek::{create_ek_public_from_default_template_2, retrieve_ek_pubcert},
     },
     constants::{CapabilityType, SessionType, Tss2ResponseCodeKind},
-    handles::{AuthHandle, KeyHandle, SessionHandle},
+    handles::{AuthHandle, KeyHandle, ObjectHandle, PersistentTpmHandle, SessionHandle, TpmHandle},
     interface_types::{
         algorithm::HashingAlgorithm,
         ecc::EccCurve,
@@ -23,7 +23,7 @@ use super::{
     Endorsement, TpmError,
     key_file::Material,
     signing_key,
-    thread::{Device, Failure, flush},
+    thread::{Device, Failure, close, flush},
 };
 
 /// The NV indices of the certificates of the low range (TCG EK Credential Profile, section 2.2.1.4), best
@@ -32,6 +32,8 @@ const CERTIFICATES: [(u32, AsymmetricAlgorithmSelection); 2] = [
     (0x01c0_000a, AsymmetricAlgorithmSelection::Ecc(EccCurve::NistP256)),
     (0x01c0_0002, AsymmetricAlgorithmSelection::Rsa(RsaKeyBits::Rsa2048)),
 ];
+/// Where TCG's provisioning guidance keeps the RSA 2048 endorsement key.
+const PERSISTENT_RSA: u32 = 0x8101_0001;
 const HANDLE_COUNT: u32 = 64;
 
 pub(super) fn read(device: &mut Device) -> Result<Endorsement, Failure> {
@@ -41,8 +43,7 @@ pub(super) fn read(device: &mut Device) -> Result<Endorsement, Failure> {
         true => Some(without_padding(retrieve_ek_pubcert(context, template)?)),
         false => None,
     };
-    let (handle, public) = derive(context, template)?;
-    flush(context, handle.into());
+    let public = with_key(context, template, |_, _, public| Ok(public))?;
     Ok(Endorsement { public: signing_key::marshalled(public)?, certificate })
 }
 
@@ -73,10 +74,7 @@ pub(super) fn activate(
 ) -> Result<Zeroizing<Vec<u8>>, Failure> {
     signing_key::with(device, key, |context, key| {
         let (template, _) = choose(context)?;
-        let (ek, _) = derive(context, template)?;
-        let secret = activate_with(context, key, ek, credential);
-        flush(context, ek.into());
-        secret
+        with_key(context, template, |context, ek, _| activate_with(context, key, ek, credential))
     })
 }
 
@@ -153,12 +151,54 @@ fn choose(context: &mut Context) -> Result<(AsymmetricAlgorithmSelection, bool),
     Ok((CERTIFICATES[0].1, false))
 }
 
-fn derive(context: &mut Context, template: AsymmetricAlgorithmSelection) -> Result<(KeyHandle, Public), Failure> {
-    let template = create_ek_public_from_default_template_2(template, None)?;
+/// Runs `work` with the endorsement key of `template`. The RSA key is taken from its persistent handle where there is
+/// one: a discrete TPM may need a minute to derive it.
+fn with_key<T>(
+    context: &mut Context,
+    template: AsymmetricAlgorithmSelection,
+    work: impl FnOnce(&mut Context, KeyHandle, Public) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let public = create_ek_public_from_default_template_2(template, None)?;
+    if let Some((mut persistent, found)) = persistent_like(context, &public)? {
+        let result = work(context, persistent.into(), found);
+        close(context, &mut persistent);
+        return result;
+    }
     let primary = context.execute_with_session(Some(AuthSession::Password), |context| {
-        context.create_primary(Hierarchy::Endorsement, template, None, None, None, None)
+        context.create_primary(Hierarchy::Endorsement, public, None, None, None, None)
     })?;
-    Ok((primary.key_handle, primary.out_public))
+    let result = work(context, primary.key_handle, primary.out_public);
+    flush(context, primary.key_handle.into());
+    result
+}
+
+/// The key at [`PERSISTENT_RSA`], if it was made from the template `wanted`.
+fn persistent_like(context: &mut Context, wanted: &Public) -> Result<Option<(ObjectHandle, Public)>, Failure> {
+    if handles(context, PERSISTENT_RSA)?.first() != Some(&PERSISTENT_RSA) {
+        return Ok(None);
+    }
+    let handle = TpmHandle::Persistent(PersistentTpmHandle::new(PERSISTENT_RSA)?);
+    let mut key = context.tr_from_tpm_public(handle)?;
+    match context.read_public(key.into()) {
+        Ok((found, ..)) if is_of_template(&found, wanted) => Ok(Some((key, found))),
+        other => {
+            close(context, &mut key);
+            other?;
+            Ok(None)
+        }
+    }
+}
+
+/// Whether two RSA public areas differ in their modulus only.
+fn is_of_template(found: &Public, wanted: &Public) -> bool {
+    let Public::Rsa { unique, .. } = wanted else {
+        return false;
+    };
+    let mut found = found.clone();
+    if let Public::Rsa { unique: modulus, .. } = &mut found {
+        *modulus = unique.clone();
+    }
+    found == *wanted
 }
 
 /// Some TPMs fill the NV index up behind the certificate.

@@ -13,7 +13,7 @@ use tss_esapi::{
     structures::{EccPoint, Public, PublicBuilder, PublicEccParametersBuilder, SymmetricDefinitionObject},
 };
 
-use super::thread::{Device, Failure, flush};
+use super::thread::{Device, Failure, close, flush};
 
 /// Where TCG's provisioning guidance keeps the storage root key.
 const PERSISTENT: u32 = 0x8100_0001;
@@ -47,7 +47,7 @@ pub(super) fn with<T>(
         Srk::Persistent => {
             let mut key = persistent(context)?;
             let result = work(context, key.into());
-            context.tr_close(&mut key)?;
+            close(context, &mut key);
             result
         }
     }
@@ -61,7 +61,7 @@ fn find(context: &mut Context) -> Result<Srk, Failure> {
     }
     let mut key = persistent(context)?;
     let public = context.read_public(key.into());
-    context.tr_close(&mut key)?;
+    close(context, &mut key);
     let (transient, derived) = derive(context)?;
     flush(context, transient.into());
     Ok(if public?.0 == derived { Srk::Persistent } else { Srk::Transient })

@@ -122,6 +122,13 @@ pub(super) fn flush(context: &mut Context, handle: ObjectHandle) {
     }
 }
 
+/// Lets go of a persistent object.
+pub(super) fn close(context: &mut Context, handle: &mut ObjectHandle) {
+    if let Err(error) = context.tr_close(handle) {
+        log::warn!("the TSS did not close an object: {error}");
+    }
+}
+
 fn serve(interface: Interface, queue: &mpsc::Receiver<Job>, opened: &mpsc::SyncSender<Result<(), String>>) {
     // Declared first, the relay is dropped after the connection through it.
     let (_relay, mut device) = match open(interface) {

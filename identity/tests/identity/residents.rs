@@ -43,6 +43,25 @@ fn a_foreign_key_in_the_place_of_the_storage_root_key_does_not_matter() {
 }
 
 #[test]
+fn the_endorsement_key_is_the_same_whether_persistent_or_derived() {
+    const EK: &str = "0x81010001";
+    let emulator = Emulator::start();
+    let persistent = emulator.open().endorsement().unwrap();
+    emulator.tool("tpm2_evictcontrol", &["-C", "o", "-c", EK]);
+    let tpm = emulator.open();
+    assert_eq!(tpm.endorsement().unwrap(), persistent);
+    activate(&tpm, &tpm.create_signing_key().unwrap());
+    drop(tpm);
+
+    // Another key in its place, such as one without the policy, is not taken for it.
+    emulator.tool("tpm2_createprimary", &["-C", "e", "-G", "rsa", "-c", "primary"]);
+    emulator.tool("tpm2_evictcontrol", &["-C", "o", "-c", "primary", EK]);
+    let tpm = emulator.open();
+    assert_eq!(tpm.endorsement().unwrap(), persistent);
+    activate(&tpm, &tpm.create_signing_key().unwrap());
+}
+
+#[test]
 fn what_a_killed_process_left_in_the_tpm_is_cleared_away() {
     let emulator = Emulator::start();
     // The tools leave their object in the TPM; it has room for three.
