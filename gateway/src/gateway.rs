@@ -1,0 +1,369 @@
+//! The parts of the gateway, put together: started, run and stopped.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, bail};
+use m2m_identity::chain;
+use m2m_identity::tls::{self, ClientAuthentication, ClientVerifier, Identity, ServerTls, TrustAnchors};
+use m2m_protocol::names::Token;
+use m2m_tunnel::http3::Code;
+use m2m_tunnel::quic;
+use m2m_tunnel::tun::{Tun, TunConfig};
+use rustls_pki_types::CertificateDer;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+use crate::address_book::AddressBook;
+use crate::admission::{Admission, Decision};
+use crate::config::{self, Config};
+use crate::crl_source::Source;
+use crate::device_certificate::DeviceCertificate;
+use crate::metrics::{ConnectionOutcome, Metrics};
+use crate::policy::Policy;
+use crate::pool::Addresses;
+use crate::revocation::Issuers;
+use crate::revocation_keeper::RevocationKeeper;
+use crate::session::{self, End, Session};
+use crate::signals::{Signal, Signals};
+use crate::table::{Full, Table};
+use crate::{forward, interface, status_page};
+
+/// The files that a configuration names, read and checked.
+pub(crate) struct Prepared {
+    tls: rustls::ServerConfig,
+    book: AddressBook,
+    revocation: Option<RevocationKeeper>,
+}
+
+/// Reads everything that `config` names, and makes `state_dir` if it is not there.
+///
+/// # Errors
+/// Names the file and what is wrong with it.
+pub(crate) fn prepare(config: &Config) -> anyhow::Result<Prepared> {
+    let identity = read_identity(&config.identity)?;
+    let client_cas = read_certificates(&config.client_ca)?;
+    let anchors =
+        TrustAnchors::new(&roots(&client_cas)).with_context(|| config.client_ca.display().to_string())?;
+    let verifier = Arc::new(ClientVerifier::new(anchors, &[])?);
+    let tls = tls::server_config(ServerTls {
+        identity: &identity,
+        clients: ClientAuthentication::Required(Arc::clone(&verifier)),
+        alpn: &[b"h3"],
+    })?;
+
+    std::fs::create_dir_all(&config.state_dir).with_context(|| config.state_dir.display().to_string())?;
+    let book = AddressBook::open(&config.state_dir, config.pool)?;
+    let revocation = match &config.crl {
+        None => None,
+        Some(crl) => {
+            let source = Source::new(crl, &config.client_ca)?;
+            let issuers = Issuers::new(&client_cas, identity.chain().get(1..).unwrap_or_default());
+            Some(RevocationKeeper::new(crl.clone(), source, issuers, verifier, &config.state_dir))
+        }
+    };
+    Ok(Prepared { tls, book, revocation })
+}
+
+/// What every session and every task of the gateway uses.
+pub(crate) struct Gateway {
+    /// What devices may send.
+    pub(crate) policy: Policy,
+    /// What is counted.
+    pub(crate) metrics: Metrics,
+    /// The tunnel interface.
+    pub(crate) tun: Tun,
+    pool: config::Pool,
+    book: AddressBook,
+    table: RwLock<Table<Session>>,
+    revocation: Option<RevocationKeeper>,
+    admission: Admission,
+}
+
+/// Runs the gateway until it is told to stop.
+///
+/// # Errors
+/// When it cannot start, or its interface or a socket is gone.
+pub(crate) async fn run(config: Config, prepared: Prepared) -> anyhow::Result<()> {
+    let Prepared { tls, book, revocation } = prepared;
+    let mut signals = Signals::new()?;
+
+    let status_listener = TcpListener::bind(config.metrics.listen.0)
+        .await
+        .with_context(|| format!("metrics.listen: {}", config.metrics.listen.0))?;
+    let endpoints = listen(&config, tls)?;
+
+    let tun = Tun::open(&TunConfig { name: config.tun.name.as_str().to_owned(), mtu: config.tun.mtu.0 })?;
+    let own = book.gateway();
+    interface::configure(tun.index(), &own, &config.pool, config.tun.mtu.0).await?;
+    interface::warn_without_forwarding(&config.pool);
+
+    let gateway = Arc::new(Gateway {
+        policy: Policy::new(config.routes.iter().map(|route| route.0).collect(), config.pool, own),
+        metrics: Metrics::new(book.usage().1),
+        tun,
+        pool: config.pool,
+        book,
+        table: RwLock::new(Table::new(config.limits.max_sessions.0 as usize)),
+        revocation,
+        admission: Admission::new(config.limits.max_handshakes.0, config.limits.retry_above),
+    });
+    gateway.read_first_list().await;
+
+    let mut tasks = JoinSet::new();
+    tasks.spawn(status_page::serve(status_listener, Arc::clone(&gateway)));
+    tasks.spawn(forward::run(Arc::clone(&gateway)));
+    for endpoint in &endpoints {
+        tasks.spawn(accept(Arc::clone(&gateway), endpoint.clone()));
+    }
+    log::info!("ready: {} on {}, addresses {own}", listening(&endpoints), gateway.tun.name());
+    notify(sd_notify::NotifyState::Ready);
+
+    let outcome = loop {
+        let pause = gateway.revocation.as_ref().map_or(FOR_EVER, |keeper| keeper.pause(SystemTime::now()));
+        tokio::select! {
+            signal = signals.next() => match signal {
+                Signal::Reload => gateway.refresh_list().await,
+                Signal::Stop => break Ok(()),
+            },
+            () = tokio::time::sleep(pause) => gateway.refresh_list().await,
+            Some(ended) = tasks.join_next() => {
+                let reason = ended.unwrap_or_else(io::Error::other);
+                break Err(anyhow::Error::new(reason).context("a part of the gateway has ended"));
+            }
+        }
+    };
+    notify(sd_notify::NotifyState::Stopping);
+    gateway.stop(&endpoints).await;
+    outcome
+}
+
+impl Gateway {
+    /// The sessions; not to be held across an await.
+    pub(crate) fn table(&self) -> RwLockReadGuard<'_, Table<Session>> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether `address` is one that a device has or may get.
+    pub(crate) fn is_for_a_device(&self, address: IpAddr) -> bool {
+        self.pool.contains(address) && !self.policy.gateway().contains(address)
+    }
+
+    /// The addresses of `device`.
+    ///
+    /// # Errors
+    /// Why it gets none, in words for the device.
+    pub(crate) async fn addresses_for(&self, device: &Token) -> Result<Addresses, String> {
+        if self.table().is_full_for(device) {
+            return Err("the gateway is full".to_owned());
+        }
+        self.book.assign(device).await.map_err(|error| {
+            log::error!("{device}: {error}");
+            "the gateway has no address for this device".to_owned()
+        })
+    }
+
+    /// From now on packets for the session's addresses go to it; returns the session that it replaces.
+    ///
+    /// # Errors
+    /// When there is no room.
+    pub(crate) fn join(&self, session: &Arc<Session>) -> Result<Option<Arc<Session>>, Full> {
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        table.insert(&session.certificate.device, session.addresses, Arc::clone(session))
+    }
+
+    /// The session is over.
+    pub(crate) fn leave(&self, session: &Arc<Session>) {
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        table.remove(&session.certificate.device, session);
+    }
+
+    /// Whether the revocation list in use names `certificate`.
+    pub(crate) fn is_revoked(&self, certificate: &DeviceCertificate) -> bool {
+        self.revocation.as_ref().is_some_and(|keeper| keeper.is_revoked(certificate))
+    }
+
+    /// Brings those metrics up to date that are not counted as things happen.
+    pub(crate) fn update_gauges(&self) {
+        let gauge = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+        self.metrics.sessions.set(gauge(self.table().len()));
+        self.metrics.handshakes_under_way.set(self.admission.under_way().into());
+        self.metrics.addresses_assigned.set(gauge(self.book.usage().0));
+        let Some(list) = self.revocation.as_ref().and_then(RevocationKeeper::current) else { return };
+        let end = list.next_update().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.metrics.revocation_next_update.set(i64::try_from(end.as_secs()).unwrap_or(i64::MAX));
+        self.metrics.revoked_certificates.set(gauge(list.len()));
+    }
+
+    /// The first packet of a connection.
+    fn receive(self: &Arc<Self>, incoming: quinn::Incoming) {
+        let admits = self.revocation.as_ref().is_none_or(|keeper| keeper.admits(SystemTime::now()));
+        if !admits {
+            log::warn!("{}: refused: no revocation list, or it is too old", incoming.remote_address());
+            self.metrics.connection(ConnectionOutcome::RefusedNoRevocationList);
+            return incoming.refuse();
+        }
+        match self.admission.decide(incoming.remote_address_validated()) {
+            Decision::Retry => {
+                self.metrics.connection(ConnectionOutcome::Retry);
+                if let Err(error) = incoming.retry() {
+                    error.into_incoming().refuse();
+                }
+            }
+            Decision::Refuse => {
+                self.metrics.connection(ConnectionOutcome::RefusedBusy);
+                incoming.refuse();
+            }
+            Decision::Accept(handshake) => match incoming.accept() {
+                Ok(connecting) => {
+                    tokio::spawn(session::serve(Arc::clone(self), connecting, handshake));
+                }
+                Err(error) => {
+                    log::debug!("handshake: {error}");
+                    self.metrics.connection(ConnectionOutcome::HandshakeFailed);
+                }
+            },
+        }
+    }
+
+    /// Waits for a list only if no device could come in without it.
+    async fn read_first_list(&self) {
+        let Some(keeper) = &self.revocation else {
+            log::info!("without a revocation list: no certificate counts as revoked");
+            return;
+        };
+        if !keeper.admits(SystemTime::now()) || keeper.current().is_none() {
+            self.refresh_list().await;
+        }
+    }
+
+    /// Reads the revocation list again and closes the sessions of those that it names.
+    async fn refresh_list(&self) {
+        let Some(keeper) = &self.revocation else { return };
+        let outcome = keeper.refresh().await;
+        self.metrics.revocation_refresh(outcome.is_ok());
+        if let Err(error) = outcome {
+            let consequence = match (keeper.admits(SystemTime::now()), keeper.current()) {
+                (false, _) => "devices are refused until there is a good one",
+                (true, Some(_)) => "the former one stays in use",
+                (true, None) => "no certificate counts as revoked",
+            };
+            log::error!("revocation list: {error:#}; {consequence}");
+        }
+        let revoked: Vec<_> = self
+            .table()
+            .sessions()
+            .filter(|session| keeper.is_revoked(&session.certificate))
+            .map(Arc::clone)
+            .collect();
+        for session in revoked {
+            log::warn!("{}: certificate revoked, session closed", session.certificate.device);
+            session.close(End::Revoked);
+            self.leave(&session);
+        }
+    }
+
+    /// Tells every device to go elsewhere, closes all sessions, and waits until the devices know.
+    async fn stop(&self, endpoints: &[quinn::Endpoint]) {
+        let sessions: Vec<_> = self.table().sessions().map(Arc::clone).collect();
+        log::info!("stopping: {} sessions", sessions.len());
+        endpoints.iter().for_each(|endpoint| endpoint.set_server_config(None));
+        let mut farewells = JoinSet::new();
+        for session in sessions {
+            farewells.spawn(async move {
+                // A device that does not take it in time gets the close alone.
+                let _ = tokio::time::timeout(Duration::from_millis(500), session.go_away()).await;
+                session.close(End::Stopping);
+            });
+        }
+        farewells.join_all().await;
+        let code = quinn::VarInt::from_u64(Code::NO_ERROR.0).unwrap_or_default();
+        for endpoint in endpoints {
+            endpoint.close(code, End::Stopping.reason().as_bytes());
+            let _ = tokio::time::timeout(Duration::from_secs(2), endpoint.wait_idle()).await;
+        }
+    }
+}
+
+const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
+async fn accept(gateway: Arc<Gateway>, endpoint: quinn::Endpoint) -> io::Error {
+    while let Some(incoming) = endpoint.accept().await {
+        gateway.receive(incoming);
+    }
+    io::Error::other("the UDP socket is gone")
+}
+
+fn listen(config: &Config, tls: rustls::ServerConfig) -> anyhow::Result<Vec<quinn::Endpoint>> {
+    let timing = quic::Timing { idle: config.limits.idle_s.duration(), ..quic::Timing::default() };
+    let server = quic::server_config(Arc::new(tls), quic::server_transport(&timing))?;
+    let runtime = quinn::default_runtime().context("no runtime")?;
+    config
+        .listen
+        .iter()
+        .map(|address| {
+            let socket = udp_socket(*address).with_context(|| format!("listen: {address}"))?;
+            let endpoint = quinn::EndpointConfig::default();
+            Ok(quinn::Endpoint::new(endpoint, Some(server.clone()), socket, Arc::clone(&runtime))?)
+        })
+        .collect()
+}
+
+fn udp_socket(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // As much as the kernel allows; it takes what it may and says nothing.
+    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
+    let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+const SOCKET_BUFFER: usize = 8 << 20;
+
+fn read_identity(files: &config::Identity) -> anyhow::Result<Identity> {
+    let chain = read_certificates(&files.certificate)?;
+    let pem = zeroize::Zeroizing::new(std::fs::read_to_string(&files.key).with_context(|| files.key.display().to_string())?);
+    let key = chain::private_key(&pem, None).with_context(|| files.key.display().to_string())?;
+    Identity::new(chain, key)
+        .with_context(|| format!("{} and {}", files.certificate.display(), files.key.display()))
+}
+
+fn read_certificates(file: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    let bytes = std::fs::read(file).with_context(|| file.display().to_string())?;
+    let certificates = chain::certificates(&bytes).with_context(|| file.display().to_string())?;
+    if certificates.is_empty() {
+        bail!("{}: no certificate", file.display());
+    }
+    Ok(certificates)
+}
+
+/// Of `certificates` those that devices' chains must end in: the self-signed ones, or all if none is. An issuing CA beside
+/// its root is no anchor of its own, so that it ends when its certificate does.
+fn roots(certificates: &[CertificateDer<'static>]) -> Vec<CertificateDer<'static>> {
+    let is_root = |certificate: &&CertificateDer<'static>| {
+        x509_parser::parse_x509_certificate(certificate)
+            .is_ok_and(|(_, parsed)| parsed.subject().as_raw() == parsed.issuer().as_raw())
+    };
+    let roots: Vec<_> = certificates.iter().filter(is_root).cloned().collect();
+    if roots.is_empty() { certificates.to_vec() } else { roots }
+}
+
+fn listening(endpoints: &[quinn::Endpoint]) -> String {
+    let addresses: Vec<_> =
+        endpoints.iter().filter_map(|endpoint| endpoint.local_addr().ok()).map(|address| address.to_string()).collect();
+    addresses.join(", ")
+}
+
+/// Tells systemd, if it started this program.
+fn notify(state: sd_notify::NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        log::debug!("sd_notify: {error}");
+    }
+}
