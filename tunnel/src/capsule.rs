@@ -67,10 +67,7 @@ pub enum Capsule {
 }
 
 impl Capsule {
-    /// Appends it.
-    ///
-    /// # Panics
-    /// When a request id exceeds [`varint::MAX`].
+    /// Appends it. A request id over [`varint::MAX`] becomes that.
     pub fn encode(&self, out: &mut impl BufMut) {
         let mut value = Vec::new();
         let kind = match self {
@@ -228,7 +225,7 @@ impl CapsuleReader {
 }
 
 fn write_address(request_id: u64, prefix: IpNet, out: &mut Vec<u8>) {
-    varint::write(request_id, out);
+    varint::write(request_id.min(varint::MAX), out);
     let network = prefix.network();
     out.push(version(network));
     write_ip(network, out);

@@ -14,7 +14,7 @@ use tokio::{sync::watch, task::JoinSet};
 use crate::{
     capsule::AssignedAddress,
     packet::{
-        AddressSet, Header,
+        AddressSet, Header, IPV6_MIN_MTU,
         icmp::{self, RateLimit},
     },
     session::{CloseReason, Packets, SendError},
@@ -72,6 +72,7 @@ pub async fn run(tun: &Tun, packets: Packets, policy: watch::Receiver<Policy>, c
         counters: Arc::clone(&counters),
         answers: tun.writer(),
         limit: RateLimit::new(ICMP_PER_SECOND, Instant::now()),
+        narrow: false,
     };
     let inbound = Inbound { packets, policy, counters, writer: tun.writer() };
     let mut loops = JoinSet::new();
@@ -102,6 +103,8 @@ struct Outbound {
     counters: Arc<Counters>,
     answers: TunWriter,
     limit: RateLimit,
+    /// Whether it was said that IPv6 does not fit the path.
+    narrow: bool,
 }
 
 impl Outbound {
@@ -144,6 +147,10 @@ impl Outbound {
                 }
                 Err(SendError::TooLarge { max }) => {
                     add(&self.counters.too_large, 1);
+                    if header.source.is_ipv6() && max < IPV6_MIN_MTU && !self.narrow {
+                        self.narrow = true;
+                        log::warn!("the path carries packets of {max} bytes only, IPv6 needs {IPV6_MIN_MTU}");
+                    }
                     // The kernel would take a packet from an address of its own for a forgery.
                     let answer = icmp::error(packet, icmp::Cause::TooLarge { mtu: max }, header.destination);
                     if let Some(answer) = answer.filter(|_| self.limit.take(Instant::now())) {

@@ -16,7 +16,7 @@ use m2m_tunnel::{
 };
 use quinn::Connection;
 
-use crate::loopback::{AUTHORITY, ends, open_control, settings, soon};
+use crate::loopback::{AUTHORITY, endpoints, ends, open_control, settings, soon};
 
 /// Sends a request and reads the whole answer.
 async fn exchange(connection: &Connection, request: &Request) -> (Response, Vec<u8>) {
@@ -127,4 +127,27 @@ async fn a_server_that_leaves_is_not_waited_for() {
     control.write_all(&[7, 1, 0]).await.unwrap();
     let error = soon(connect(ends.client.clone(), ConnectRequest::new(AUTHORITY))).await.unwrap_err();
     assert!(matches!(error, ConnectError::Closed(CloseReason::Peer { .. })), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_without_a_certificate_learns_that_it_needs_one() {
+    let (client, server) = endpoints(|builder| {
+        let ca = rcgen::generate_simple_self_signed(vec!["ca.example".to_owned()]).unwrap();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(ca.cert.der().clone()).unwrap();
+        let provider = std::sync::Arc::clone(builder.crypto_provider());
+        let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(roots.into(), provider);
+        builder.with_client_cert_verifier(verifier.build().unwrap())
+    });
+    let serving = async { server.accept().await.unwrap().await.map(drop) };
+    let connecting = async {
+        // The client's handshake is over before the server has seen what is missing.
+        let connection = client.connect(server.local_addr().unwrap(), AUTHORITY).unwrap().await.unwrap();
+        connect(connection, ConnectRequest::new(AUTHORITY)).await
+    };
+    let (outcome, served) = soon(async { tokio::join!(connecting, serving) }).await;
+    served.unwrap_err();
+    let error = outcome.unwrap_err();
+    // certificate_required
+    assert!(matches!(error, ConnectError::Closed(CloseReason::TlsAlert { alert: 116, .. })), "{error}");
 }
