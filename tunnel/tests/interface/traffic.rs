@@ -184,6 +184,29 @@ fn a_removed_interface_ends_the_pump() {
 }
 
 #[test]
+fn the_pump_outlives_an_interface_that_was_down() {
+    isolated("traffic::the_pump_outlives_an_interface_that_was_down", NETWORK, || async {
+        let (lab, far) = lab(1280, || udp("10.99.0.1:7000")).await;
+        let near = udp("10.99.0.2:7000");
+        ip("link set m2m0 down");
+        far.send_to(b"lost", "10.99.0.2:7000").unwrap();
+        soon(async {
+            while count(&lab.device.counters.interface) == 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+        ip("link set m2m0 up");
+        let mut buffer = [0; 100];
+        near.send_to(b"out", "10.99.0.1:7000").unwrap();
+        assert_eq!(far.recv_from(&mut buffer).unwrap().0, 3);
+        far.send_to(b"again", "10.99.0.2:7000").unwrap();
+        assert_eq!(near.recv_from(&mut buffer).unwrap().0, 5);
+        assert!(!lab.device.pump.is_finished());
+    });
+}
+
+#[test]
 fn an_interface_needs_one_capability_and_no_root() {
     let name = "traffic::an_interface_needs_one_capability_and_no_root";
     isolated(name, ",+net_admin", || async {
