@@ -28,8 +28,11 @@ use super::socket;
 /// How long a resolver may take before the next one is asked.
 const SERVER_TIME_LIMIT: Duration = Duration::from_secs(2);
 
-/// How long all of it may take.
+/// How long all of it may take when there is no former answer to fall back to.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long all of it may take when there is one: a device is to come back fast.
+const TIME_LIMIT_WITH_FALLBACK: Duration = Duration::from_secs(4);
 
 /// Finds addresses, and remembers the last good ones.
 #[derive(Debug, Default)]
@@ -48,14 +51,16 @@ impl NameResolver {
             Host::Ipv6(address) => return Ok(vec![IpAddr::V6(*address)]),
             Host::Domain(name) => name,
         };
-        let error = match ask(name, resolvers).await {
+        let remembered = self.remembered(name);
+        let time_limit = if remembered.is_some() { TIME_LIMIT_WITH_FALLBACK } else { TIME_LIMIT };
+        let error = match ask(name, resolvers, time_limit).await {
             Ok(addresses) => {
                 self.remember(name, &addresses);
                 return Ok(addresses);
             }
             Err(error) => error,
         };
-        let Some(addresses) = self.remembered(name) else { return Err(error) };
+        let Some(addresses) = remembered else { return Err(error) };
         log::warn!("{error}; using the addresses that it had before");
         Ok(addresses)
     }
@@ -95,7 +100,7 @@ pub enum ResolveError {
     },
 }
 
-async fn ask(name: &str, resolvers: &[SocketAddr]) -> Result<Vec<IpAddr>, ResolveError> {
+async fn ask(name: &str, resolvers: &[SocketAddr], time_limit: Duration) -> Result<Vec<IpAddr>, ResolveError> {
     let failed = |reason: String| ResolveError::Failed { name: name.to_owned(), reason };
     if resolvers.is_empty() {
         return Err(ResolveError::NoResolver { name: name.to_owned() });
@@ -116,9 +121,9 @@ async fn ask(name: &str, resolvers: &[SocketAddr]) -> Result<Vec<IpAddr>, Resolv
     options.try_tcp_on_error = true;
     let resolver = builder.build().map_err(|error| failed(error.to_string()))?;
 
-    let lookup = match tokio::time::timeout(TIME_LIMIT, resolver.lookup_ip(fully_qualified)).await {
+    let lookup = match tokio::time::timeout(time_limit, resolver.lookup_ip(fully_qualified)).await {
         Err(_) => {
-            return Err(failed(format!("no answer in {} seconds from {}", TIME_LIMIT.as_secs(), list(resolvers))));
+            return Err(failed(format!("no answer in {} seconds from {}", time_limit.as_secs(), list(resolvers))));
         }
         Ok(Err(error)) if error.is_no_records_found() => return Err(ResolveError::NoAddress { name: name.to_owned() }),
         Ok(Err(error)) => return Err(failed(format!("{error} (asked {})", list(resolvers)))),

@@ -163,11 +163,13 @@ impl Ways {
             let tentative = message.attributes.iter().any(
                 |attribute| matches!(attribute, AddressAttribute::Flags(flags) if flags.contains(AddressFlags::Tentative)),
             );
-            if let Some(address) = address_of(&message)
+            // Link-local ones lead nowhere beyond the link.
+            if let Some(address) = address_of(&message).map(|net| net.addr())
                 && links.contains(&message.header.index)
                 && !tentative
+                && !matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
             {
-                ways.addresses.insert((message.header.index, address.addr()));
+                ways.addresses.insert((message.header.index, address));
             }
         }
         Ok(ways)
