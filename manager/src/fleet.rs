@@ -1,5 +1,9 @@
 //! The fleet: what CA and database do together. Server and commands both work through it.
 
+use std::fs::{DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
 use anyhow::{Context, bail};
 use m2m_protocol::Version1;
 use m2m_protocol::device_config::DeviceConfig;
@@ -26,10 +30,12 @@ pub(crate) struct Fleet {
 impl Fleet {
     /// Opens CA and database, making both at the first start, and sees to it that there is a revocation list.
     pub(crate) async fn open(config: Config, now: OffsetDateTime) -> anyhow::Result<Self> {
+        let lock = lock(&config.state_dir)?;
         let authority = Authority::open(&config.state_dir, &config.organization, now)?;
         let store = Store::open(&config.state_dir).await?;
         let fleet = Self { config, authority, store };
         fleet.renew_revocation_list_if_due(now).await?;
+        drop(lock);
         Ok(fleet)
     }
 
@@ -179,6 +185,22 @@ impl Fleet {
         log::info!("made revocation list {number} with {} entries", revoked.len());
         Ok(())
     }
+}
+
+/// Makes the state directory if need be, and waits until no other process is opening it: server and commands may all be
+/// the first. The lock ends with the file.
+fn lock(state_dir: &Path) -> anyhow::Result<File> {
+    if !state_dir.is_dir() {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(state_dir)
+            .with_context(|| format!("state_dir: {}: cannot be made", state_dir.display()))?;
+    }
+    let path = state_dir.join(".lock");
+    let file = File::create(&path).with_context(|| format!("{}: cannot be written", path.display()))?;
+    file.lock().with_context(|| format!("{}: cannot be locked", path.display()))?;
+    Ok(file)
 }
 
 fn minute(time: OffsetDateTime) -> String {

@@ -1,8 +1,6 @@
 //! The CA's files: what is there is read and held against each other, what is not is made.
 
-use std::fs::{DirBuilder, File};
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, bail};
 use m2m_identity::{DeviceKey, PemKey, chain};
@@ -27,20 +25,8 @@ pub(super) struct Hierarchy {
     pub(super) key: PemKey,
 }
 
-/// Each step writes one file, and is skipped when the file is there.
+/// Each step writes one file, and is skipped when the file is there. The caller sees to it that nobody else does the same.
 pub(super) fn open(state_dir: &Path, organization: &str, now: OffsetDateTime) -> anyhow::Result<Hierarchy> {
-    if !state_dir.is_dir() {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(state_dir)
-            .with_context(|| format!("{}: the state directory cannot be made", state_dir.display()))?;
-    }
-    // A command and the server may both be the first.
-    let lock_path = state_dir.join(".lock");
-    let lock = File::create(&lock_path).with_context(|| format!("{}: cannot be written", lock_path.display()))?;
-    lock.lock().with_context(|| format!("{}: cannot be locked", lock_path.display()))?;
-
     let (root_path, issuing_path) = (state_dir.join("root.pem"), state_dir.join("issuing.pem"));
     let (root_key_path, issuing_key_path) = (state_dir.join("root.key"), state_dir.join("issuing.key"));
     if issuing_path.exists() {
@@ -130,7 +116,7 @@ fn read_key(path: &Path) -> anyhow::Result<PemKey> {
     PemKey::from_pem(&pem).with_context(|| path.display().to_string())
 }
 
-fn read_or_make_key(path: &PathBuf) -> anyhow::Result<PemKey> {
+fn read_or_make_key(path: &Path) -> anyhow::Result<PemKey> {
     if path.exists() {
         return read_key(path);
     }

@@ -9,6 +9,9 @@ use rustls_pki_types::UnixTime;
 use crate::ca::hex;
 use crate::csr;
 
+/// Far more than any TPM keeps; bounds what waits in memory for devices that have proved nothing.
+const MAX_EK_CERTIFICATE: usize = 8 * 1024;
+
 /// A device that has introduced itself: everything fits together, and nothing is proved yet.
 #[derive(Debug, Clone)]
 pub(crate) struct Introduction {
@@ -78,6 +81,9 @@ pub(crate) fn device_id(key_hash: &str) -> Token {
 
 /// Whether the certificate is one, and of this key; who vouches for it is judged when the key is proved.
 fn check_ek_certificate(certificate: &[u8], ek_public: &[u8], now: UnixTime) -> Result<(), BadField> {
+    if certificate.len() > MAX_EK_CERTIFICATE {
+        return Err(bad("ek_certificate", format_args!("expected at most {MAX_EK_CERTIFICATE} bytes")));
+    }
     match EkTrust::new().verify(certificate, &[], ek_public, now) {
         Err(error @ (EndorsementError::Certificate(_) | EndorsementError::OtherKey)) => {
             Err(bad("ek_certificate", error))

@@ -17,7 +17,9 @@ pub(super) async fn configuration(
     State(service): State<Arc<Service>>,
     Extension(peer): Extension<Peer>,
 ) -> Result<Json<DeviceConfig>, Refusal> {
-    let known = peer.device(&service.fleet, OffsetDateTime::now_utc()).await?;
+    let now = OffsetDateTime::now_utc();
+    let known = peer.device(&service.fleet, now).await?;
+    known.device.seen(&mut *service.fleet.store().read().await?, now).await?;
     Ok(Json(service.fleet.configuration(&known.device.id)))
 }
 

@@ -73,9 +73,8 @@ fn why_not(fleet: &Fleet, own: &Own, now: OffsetDateTime) -> Option<&'static str
     }
     let leaf = own.identity.chain().first()?;
     let Ok((_, leaf)) = x509_parser::parse_x509_certificate(leaf) else { return Some("the present one is malformed") };
-    let (begin, end) = (leaf.validity().not_before.to_datetime(), leaf.validity().not_after.to_datetime());
-    if end - now < (end - begin) / 3 {
-        return Some("two thirds of the lifetime of the present one are over");
+    if leaf.validity().not_after.to_datetime() - now < fleet.config().lifetimes.server.as_duration() / 3 {
+        return Some("less than a third of the lifetime is left of the present one");
     }
     let mut configured = fleet.config().names.clone();
     configured.sort();

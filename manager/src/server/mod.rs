@@ -18,13 +18,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
+use crate::config::Lifetimes;
 use crate::fleet::Fleet;
 use crate::http::{Service, router};
 use connection::Connections;
 
 const ALPN: &[&[u8]] = &[b"http/1.1"];
 const BACKLOG: i32 = 1024;
-/// How often it is looked whether revocation list or server certificate are due.
+/// How often it is looked whether revocation list or server certificate are due, at least.
 const CHORES: Duration = Duration::from_secs(60);
 /// How long the requests that are under way may take when the server stops.
 const FAREWELL: Duration = Duration::from_secs(10);
@@ -54,7 +55,7 @@ pub(crate) async fn run(fleet: Fleet) -> anyhow::Result<()> {
         log::warn!("the service manager cannot be told that the manager is ready: {error}");
     }
 
-    let mut chores = tokio::time::interval(CHORES);
+    let mut chores = tokio::time::interval(chores_interval(fleet.config().lifetimes));
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
@@ -87,6 +88,12 @@ pub(crate) async fn run(fleet: Fleet) -> anyhow::Result<()> {
     }
     fleet.store().close().await;
     Ok(())
+}
+
+/// Often enough for the shortest lifetime, of which a third is left when something is due.
+fn chores_interval(lifetimes: Lifetimes) -> Duration {
+    let shortest = lifetimes.crl.min(lifetimes.server).as_seconds();
+    CHORES.min(Duration::from_secs(shortest.into()) / 6).max(Duration::from_millis(500))
 }
 
 /// Revocation is looked at for each request, in the database, and so takes effect at once.

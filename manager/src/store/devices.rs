@@ -91,6 +91,17 @@ impl Device {
         rows.iter().map(device).collect()
     }
 
+    /// Remembers that the device was here at `now`.
+    pub(crate) async fn seen(&self, connection: &mut Connection, now: OffsetDateTime) -> anyhow::Result<()> {
+        sqlx::query("UPDATE devices SET last_seen = ? WHERE id = ?")
+            .bind(seconds(now))
+            .bind(self.id.as_str())
+            .execute(connection)
+            .await
+            .context("writing a device")?;
+        Ok(())
+    }
+
     /// Writes this device, new or known.
     pub(crate) async fn save(&self, connection: &mut Connection) -> anyhow::Result<()> {
         sqlx::query(

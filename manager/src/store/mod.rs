@@ -57,7 +57,7 @@ impl Store {
         Ok(Self { pool })
     }
 
-    /// A connection to read with.
+    /// A connection to read with, or to change one thing at once.
     pub(crate) async fn read(&self) -> anyhow::Result<sqlx::pool::PoolConnection<Sqlite>> {
         self.pool.acquire().await.context("the database is not available")
     }

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use m2m_identity::{PemKey, certificate_request};
 
@@ -52,6 +53,40 @@ fn a_gateway_gets_key_and_certificate_before_the_first_start() {
     for wrong in ["root", "a b", "a..b"].map(|name| ["gateway", "issue", "--name", name, "--out"]) {
         let output = run(directory.path(), &[&wrong[..], &[&out("wrong")]].concat());
         assert_eq!(output.status.success(), wrong[3] == "root", "{wrong:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn revocation_list_and_own_certificate_are_renewed_in_time() {
+    let manager = Manager::start_with("lifetimes = { crl = \"6s\", server = \"9s\" }");
+    let started = Instant::now();
+    let own = || std::fs::read(manager.state("server.pem")).unwrap();
+    let (first_list, first_own) = (crate::enrolment::revocation_list(&manager).await, own());
+    let deadline = Instant::now() + Duration::from_secs(40);
+    while crate::enrolment::revocation_list(&manager).await == first_list || own() == first_own {
+        assert!(Instant::now() < deadline, "nothing is renewed");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // What is served is valid all the time, past the end of the first certificate.
+    while Instant::now() < started + Duration::from_secs(11) {
+        assert!(Client::anonymous(&manager).get("/healthz").await.status.is_success());
+    }
+}
+
+#[test]
+fn many_may_be_the_first() {
+    let directory = tempfile::tempdir().unwrap();
+    write_config(&directory, "");
+    let starts: Vec<_> = (0..4)
+        .map(|_| {
+            let path = directory.path().to_owned();
+            std::thread::spawn(move || run(&path, &["ca", "show", "--pem"]))
+        })
+        .collect();
+    let outputs: Vec<_> = starts.into_iter().map(|start| start.join().unwrap()).collect();
+    for output in &outputs {
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(output.stdout, outputs[0].stdout);
     }
 }
 

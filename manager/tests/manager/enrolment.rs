@@ -204,6 +204,7 @@ async fn each_damaged_field_is_named() {
         ("ek_public", good["key_public"].clone()),
         ("ek_certificate", json!("AAAA")),
         ("ek_certificate", encode(&ek_certificate[..ek_certificate.len() / 2])),
+        ("ek_certificate", encode(&[0; 8 * 1024 + 1])),
         ("ek_certificate", foreign["ek_certificate"].clone()),
         ("key_public", json!("AAAA")),
         ("key_public", cut(&introduction.key_public.0)),

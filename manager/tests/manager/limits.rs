@@ -63,3 +63,15 @@ fn what_is_not_tls_is_cut_off() {
     // At most an alert record.
     assert!(answer.is_empty() || answer[0] == 21, "{answer:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_client_is_cut_off_and_keeps_nobody_out() {
+    let manager = Manager::start_with("limits = { connections = 2 }");
+    let mut silent = [TcpStream::connect(manager.address).unwrap(), TcpStream::connect(manager.address).unwrap()];
+    // There is no slot until the handshakes of the silent ones have timed out.
+    assert_eq!(Client::anonymous(&manager).get("/healthz").await.text(), "ok\n");
+    for stream in &mut silent {
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        assert_eq!(stream.read(&mut [0; 64]).unwrap(), 0);
+    }
+}
