@@ -18,7 +18,8 @@ use super::{TlsError, TrustAnchors, configuration::provider};
 /// clientAuth, is valid now, and is not revoked.
 ///
 /// Only the leaf's revocation is looked at. With a revocation list, a leaf that no list speaks about
-/// (none by its issuer) is refused; without any list, revocation is not looked at.
+/// (none by its issuer) is refused; without any list, revocation is not looked at. A list that is past its next update stays
+/// in force: a manager that is away must not lock every device out.
 ///
 /// A running server takes a new list by [`ClientVerifier::replace_revocation_lists`]: the next handshake
 /// uses it, whatever configurations share this verifier. Connections that already stand are the

@@ -39,12 +39,21 @@ const HANDLE_COUNT: u32 = 64;
 pub(super) fn read(device: &mut Device) -> Result<Endorsement, Failure> {
     let context = &mut device.context;
     let (template, certified) = choose(context)?;
-    let certificate = match certified {
-        true => Some(without_padding(retrieve_ek_pubcert(context, template)?)),
-        false => None,
-    };
+    let certificate = if certified { certificate(context, template) } else { None };
     let public = with_key(context, template, |_, _, public| Ok(public))?;
     Ok(Endorsement { public: signing_key::marshalled(public)?, certificate })
+}
+
+/// The certificate of the endorsement key. One that cannot be read is as good as none: the server decides whether
+/// the machine is let in without.
+fn certificate(context: &mut Context, template: AsymmetricAlgorithmSelection) -> Option<Vec<u8>> {
+    match retrieve_ek_pubcert(context, template) {
+        Ok(certificate) => Some(without_padding(certificate)),
+        Err(error) => {
+            log::warn!("the TPM does not give out its endorsement key certificate: {error}");
+            None
+        }
+    }
 }
 
 /// A credential as the server sent it, checked for its outer form.

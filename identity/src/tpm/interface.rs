@@ -140,6 +140,12 @@ fn accept(listener: &TcpListener, socket: &Path, stop: &AtomicBool) {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+    use std::{
+        io::{Read, Write},
+        os::unix::net::UnixListener,
+        time::{Duration, Instant},
+    };
+
     use super::*;
 
     #[test]
@@ -172,5 +178,43 @@ mod tests {
     fn a_relay_to_no_emulator_is_refused_with_its_path() {
         let error = Relay::start(Path::new("/nonexistent/tpm.sock")).unwrap_err();
         assert!(error.to_string().contains("/nonexistent/tpm.sock"));
+    }
+
+    #[test]
+    fn a_relay_carries_both_channels_and_ends_when_dropped() {
+        let directory = tempfile::tempdir().unwrap();
+        let data = directory.path().join("tpm.sock");
+        let control = directory.path().join("tpm.sock.ctrl");
+        let emulator = [(&data, b"data"), (&control, b"ctrl")].map(|(path, greeting)| {
+            let listener = UnixListener::bind(path).unwrap();
+            thread::spawn(move || {
+                let (mut client, _) = listener.accept().unwrap();
+                let mut asked = [0; 1];
+                client.read_exact(&mut asked).unwrap();
+                client.write_all(greeting).unwrap();
+            })
+        });
+        let relay = Relay::start(&data).unwrap();
+        for (port, greeting) in [(relay.port, b"data"), (relay.port + 1, b"ctrl")] {
+            let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+            client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            client.write_all(b"?").unwrap();
+            let mut answer = Vec::new();
+            client.read_to_end(&mut answer).unwrap();
+            assert_eq!(answer, greeting);
+        }
+        for channel in emulator {
+            channel.join().unwrap();
+        }
+
+        let ports = [relay.port, relay.port + 1];
+        drop(relay);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        for port in ports {
+            while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok() {
+                assert!(Instant::now() < deadline, "port {port} is still open");
+                thread::yield_now();
+            }
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Key files of the "ASN.1 Specification for TPM 2.0 Key Files": what tpm2-openssl and others read and write.
+//! Key files of the "ASN.1 Specification for TPM 2.0 Key Files": what tpm2-openssl reads.
 
 use std::fmt;
 

@@ -19,6 +19,9 @@ pub use key_file::is_key_file;
 pub use signing_key::TpmKey;
 
 /// A handle to the one thread that talks to the TPM.
+///
+/// Every method blocks until the TPM has answered, or the time limit is over: in asynchronous code call them from a
+/// thread that may block.
 #[derive(Clone, Debug)]
 pub struct Tpm {
     thread: thread::Handle,

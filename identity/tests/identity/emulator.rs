@@ -64,9 +64,10 @@ impl Emulator {
         self.directory.path()
     }
 
-    /// The process, to be stopped or continued by signals.
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
+    /// Sends the emulator a signal, such as `-STOP`.
+    pub(crate) fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([name, &self.child.id().to_string()]).status();
+        assert!(status.expect("kill").success());
     }
 
     /// Switches the TPM off and on again, as a power cut does.

@@ -80,6 +80,18 @@ fn an_ecc_endorsement_key_with_a_certificate_is_preferred_and_works() {
 }
 
 #[test]
+fn a_certificate_that_cannot_be_read_is_as_good_as_none() {
+    let emulator = Emulator::start_uncertified();
+    let attributes = "ownerwrite|ownerread|authread|no_da";
+    // Defined, but never written.
+    let arguments = ["0x01c0000a", "-C", "o", "-s", "64", "-a", attributes];
+    emulator.tool("tpm2_nvdefine", &arguments);
+    let tpm = emulator.open();
+    assert_eq!(tpm.endorsement().unwrap().certificate, None);
+    activate(&tpm, &tpm.create_signing_key().unwrap());
+}
+
+#[test]
 fn other_certificates_of_the_same_ca_are_not_accepted() {
     let emulator = Emulator::start_uncertified();
     let ek = emulator.open().endorsement().unwrap();
@@ -105,6 +117,28 @@ fn other_certificates_of_the_same_ca_are_not_accepted() {
     let leaf = maker.certify(&profile(), &spki).remove(0);
     assert!(matches!(trust.add(&leaf), Err(EndorsementError::Authority(_))));
     assert!(matches!(trust.verify(b"", &[], &ek.public, UnixTime::now()), Err(EndorsementError::Certificate(_))));
+}
+
+#[test]
+fn no_bit_of_a_certificate_may_be_changed() {
+    let emulator = Emulator::start_uncertified();
+    let ek = emulator.open().endorsement().unwrap();
+    let maker = Pki::new("Maker");
+    let mut trust = EkTrust::new();
+    trust.add(&maker.root()).unwrap();
+    let chain = maker.certify(&profile(), &p256_spki(&ek.public));
+    let verify = |certificate: &[u8]| trust.verify(certificate, &chain[1..], &ek.public, UnixTime::now());
+    verify(&chain[0]).unwrap();
+    for index in 0..chain[0].len() {
+        for bit in 0..8 {
+            let mut altered = chain[0].to_vec();
+            altered[index] ^= 1 << bit;
+            assert!(verify(&altered).is_err(), "bit {bit} of byte {index}");
+        }
+    }
+    for length in 0..chain[0].len() {
+        assert!(verify(&chain[0][..length]).is_err(), "cut to {length}");
+    }
 }
 
 /// A certificate as TCG's profile has it: empty subject, and a critical subject alternative name that is a

@@ -133,18 +133,25 @@ fn a_tpm_that_hangs_is_given_up_and_used_again_when_it_answers() {
     let emulator = Emulator::start();
     let tpm = Tpm::open_with_time_limit(&emulator.tcti(), Duration::from_millis(1500)).unwrap();
     let key = tpm.create_signing_key().unwrap();
-    let signal = |name: &str| {
-        assert!(Command::new("kill").args([name, &emulator.pid().to_string()]).status().unwrap().success());
-    };
-    signal("-STOP");
+    emulator.signal("-STOP");
     let error = key.sign(b"hanging").unwrap_err();
-    signal("-CONT");
+    emulator.signal("-CONT");
     assert!(matches!(error, KeyError::Tpm(TpmError::Timeout { .. })), "{error:?}");
     let deadline = Instant::now() + Duration::from_secs(30);
     while let Err(error) = key.sign(b"again") {
         assert!(Instant::now() < deadline, "{error:?}");
     }
     assert_signs(&key, b"again");
+}
+
+#[test]
+fn a_tpm_that_hangs_from_the_start_is_given_up_too() {
+    let emulator = Emulator::start();
+    emulator.signal("-STOP");
+    let error = Tpm::open_with_time_limit(&emulator.tcti(), Duration::from_millis(200)).unwrap_err();
+    emulator.signal("-CONT");
+    assert!(matches!(error, TpmError::Timeout { operation: "open", .. }), "{error:?}");
+    assert!(emulator.open().create_signing_key().is_ok());
 }
 
 #[test]
