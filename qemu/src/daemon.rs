@@ -11,7 +11,6 @@ use crate::{
     device_link::UPLINK,
     holder::{Holder, WORK_DIR},
     programs::Programs,
-    wait::wait_for,
 };
 
 /// The user of vpnd in the image (image-config/files/usr/lib/sysusers.d), which the firewall knows by number.
@@ -199,18 +198,7 @@ dns = [\"{ROUTER_V4}\"]
     /// # Errors
     /// [`LabError::Timeout`] with the last state in it.
     pub fn wait_for_state(&mut self, state: &str, limit: Duration) -> Result<Status> {
-        let mut last = String::from("no answer");
-        let result = wait_for(&format!("{} to be {state}", self.name), limit, || {
-            let Some(status) = self.status()? else {
-                return Ok(None);
-            };
-            last = format!("{} {}", status.state, status.cause_text());
-            Ok(status.is(state).then_some(status))
-        });
-        result.map_err(|error| match error {
-            LabError::Timeout { what, limit } => LabError::Timeout { what: format!("{what} (it is: {last})"), limit },
-            other => other,
-        })
+        crate::status::wait(&self.name.clone(), state, limit, || self.status())
     }
 
     /// Waits until a line of vpnd's log contains `text` and returns that line.

@@ -100,6 +100,18 @@ impl Lab {
         DeviceNode::plug(&self.holder, &self.topology, &self.ports, name, firewall)
     }
 
+    /// The file of a capture that was ended by [`Lab::finish_capture`].
+    ///
+    /// # Errors
+    /// [`LabError::Missing`] when there is none.
+    pub fn captured(&self) -> Result<PathBuf> {
+        let path = self.outside(format!("{WORK_DIR}/uplink.pcap"));
+        if path.is_file() {
+            return Ok(path);
+        }
+        Err(LabError::Missing { path, hint: "end the capture first".to_owned() })
+    }
+
     /// Makes a TPM with its own EK and a certificate of the lab's EK CA; `name` is unique in this lab.
     ///
     /// # Errors

@@ -1,6 +1,8 @@
+use std::time::Duration;
+
 use serde::Deserialize;
 
-use crate::{LabError, Result};
+use crate::{LabError, Result, wait::wait_for};
 
 /// What `vpnctl status --json` says; fields that the lab does not look at are left out.
 #[derive(Debug, Clone, Deserialize)]
@@ -68,5 +70,42 @@ impl Status {
             Some(serde_json::Value::String(text)) => text.clone(),
             Some(other) => other.to_string(),
         }
+    }
+}
+
+/// Waits until `status` gives the state; a timeout tells the last one.
+pub(crate) fn wait(
+    name: &str,
+    state: &str,
+    limit: Duration,
+    mut status: impl FnMut() -> Result<Option<Status>>,
+) -> Result<Status> {
+    let mut last = String::from("no answer");
+    let result = wait_for(&format!("{name} to be {state}"), limit, || {
+        let Some(status) = status()? else {
+            return Ok(None);
+        };
+        last = format!("{} {}", status.state, status.cause_text());
+        Ok(status.is(state).then_some(status))
+    });
+    result.map_err(|error| match error {
+        LabError::Timeout { what, limit } => LabError::Timeout { what: format!("{what} (it is: {last})"), limit },
+        other => other,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+
+    #[test]
+    fn a_status_is_read_whatever_else_it_says() {
+        let text = r#"{"state": "PendingApproval", "cause": "waits for an administrator", "extra": 1,
+            "milestones": {"started": 3.5, "key_made": null, "enrolled": null, "tunnel_up": null}}"#;
+        let status = Status::parse(text).unwrap();
+        assert!(status.is("PendingApproval") && status.is("pending_approval") && !status.is("Connected"));
+        assert_eq!(status.milestones.started, Some(3.5));
+        assert_eq!(status.cause_text(), "waits for an administrator");
     }
 }

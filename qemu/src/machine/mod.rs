@@ -21,7 +21,7 @@ use serde_json::json;
 use shell::Shell;
 
 use crate::{
-    ChildHandle, LabError, Node, Output, Result, Swtpm, Topology, TpmAttachment,
+    ChildHandle, LabError, Node, Output, Result, Status, Swtpm, Topology, TpmAttachment,
     holder::{Holder, WORK_DIR},
     process,
     topology::SWITCH,
@@ -211,6 +211,38 @@ impl Machine {
         })
     }
 
+    /// What `vpnctl status --json` says in the machine; None as long as vpnd does not answer.
+    ///
+    /// # Errors
+    /// When the machine does not answer or the status cannot be read.
+    pub fn status(&mut self) -> Result<Option<Status>> {
+        let output = self.shell("vpnctl status --json 2>/dev/null")?;
+        if !output.success() {
+            return Ok(None);
+        }
+        Status::parse(&output.stdout).map(Some)
+    }
+
+    /// Waits until vpnd is in a state, such as `Connected`, and returns its status.
+    ///
+    /// # Errors
+    /// [`LabError::Timeout`] with the last state in it.
+    pub fn wait_for_state(&mut self, state: &str, limit: Duration) -> Result<Status> {
+        crate::status::wait(&self.options.name.clone(), state, limit, || self.status())
+    }
+
+    /// What executes the machine's instructions.
+    #[must_use]
+    pub fn accelerator(&self) -> Accelerator {
+        self.options.accelerator
+    }
+
+    /// Serial number in the firmware's tables.
+    #[must_use]
+    pub fn serial(&self) -> &str {
+        &self.options.serial
+    }
+
     /// Everything on the console since the machine was made.
     #[must_use]
     pub fn console(&self) -> String {
@@ -238,16 +270,17 @@ impl Machine {
         self.monitor("set_link", json!({"name": "uplink", "up": up}))
     }
 
-    /// Presses the power button and waits until the machine is off, at most 60 s.
+    /// Shuts the system down in order and waits until the machine is off, at most 60 s.
     ///
     /// # Errors
     /// [`LabError::Timeout`] when the system does not shut down.
     pub fn power_off(&mut self) -> Result<()> {
-        self.monitor("system_powerdown", json!({}))?;
+        self.shell("systemctl poweroff --no-block")?.ok()?;
         let off = self.off();
         let running = self.running.as_mut().ok_or(off)?;
         running.qemu.wait(OFF_LIMIT)?;
         self.running = None;
+        self.tpm.stop();
         Ok(())
     }
 

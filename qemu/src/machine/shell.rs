@@ -24,7 +24,7 @@ pub(super) fn credentials() -> [String; 2] {
     let script = format!(
         "exec <>{PORT} >&0
 stty -F {PORT} raw -echo
-echo
+printf '\n%s ready.\n' {ANSWER}
 while true; do
     IFS=' ' read -r number command || {{ sleep 0.2; continue; }}
     base64 -d <<<\"$command\" >/run/m2mvpn-lab.command
@@ -64,6 +64,7 @@ pub(super) struct Shell {
     stream: UnixStream,
     received: Vec<u8>,
     number: u32,
+    ready: bool,
 }
 
 impl Shell {
@@ -73,24 +74,37 @@ impl Shell {
             return Ok(None);
         };
         stream.set_read_timeout(Some(Duration::from_millis(200))).map_err(LabError::io("set a timeout"))?;
-        Ok(Some(Self { stream, received: Vec::new(), number: 0 }))
+        Ok(Some(Self { stream, received: Vec::new(), number: 0, ready: false }))
     }
 
     /// Runs a bash script in the machine; its two outputs come as one.
     pub(super) fn run(&mut self, script: &str, limit: Duration) -> Result<Output> {
+        let deadline = Instant::now() + limit;
+        while !self.ready {
+            // What is sent before the port is open gets lost.
+            self.ready = self.line(deadline, script, limit)?.contains(&format!("{ANSWER} ready."));
+        }
         self.number += 1;
         let line = format!("{} {}\n", self.number, BASE64.encode(script));
         self.stream.write_all(line.as_bytes()).map_err(LabError::io("write to the machine's shell"))?;
-        let deadline = Instant::now() + limit;
         loop {
-            while let Some(end) = self.received.iter().position(|byte| *byte == b'\n') {
+            let line = self.line(deadline, script, limit)?;
+            if let Some(output) = answer(&line, self.number, script) {
+                return Ok(output);
+            }
+        }
+    }
+
+    /// The next line that the machine writes to the port.
+    fn line(&mut self, deadline: Instant, script: &str, limit: Duration) -> Result<String> {
+        loop {
+            if let Some(end) = self.received.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.received.drain(..=end).collect();
-                if let Some(output) = answer(&String::from_utf8_lossy(&line), self.number, script) {
-                    return Ok(output);
-                }
+                return Ok(String::from_utf8_lossy(&line).into_owned());
             }
             if Instant::now() >= deadline {
-                return Err(LabError::Timeout { what: format!("the machine's answer to `{script}`"), limit });
+                let what = format!("the machine's answer to `{script}`");
+                return Err(LabError::Timeout { what, limit });
             }
             self.receive()?;
         }

@@ -134,12 +134,30 @@ search = [\"{COMPANY_DOMAIN}\"]
         self.command(&["ca", "show", "--pem"])?.ok()
     }
 
-    /// Lets in every TPM whose endorsement key certificate chains to `file`, a path inside of the lab.
+    /// Lets in every TPM whose endorsement key certificate chains to `file`, a path inside of the lab; only with one of
+    /// the serial numbers, if there are any.
     ///
     /// # Errors
     /// When the command fails.
-    pub fn accept_ek_ca(&self, file: &std::path::Path) -> Result<()> {
-        self.command(&["ek-ca", "add", &file.to_string_lossy()])?.ok().map(drop)
+    pub fn accept_ek_ca(&self, file: &std::path::Path, serials: &[&str]) -> Result<()> {
+        let file = file.to_string_lossy();
+        let mut words = vec!["ek-ca", "add", &file];
+        for serial in serials {
+            words.extend(["--serial", serial]);
+        }
+        self.command(&words)?.ok().map(drop)
+    }
+
+    /// The program.
+    #[must_use]
+    pub fn program(&self) -> &str {
+        &self.program
+    }
+
+    /// The configuration file, as a path inside of the lab.
+    #[must_use]
+    pub fn configuration(&self) -> &std::path::Path {
+        &self.configuration
     }
 
     /// All devices.
