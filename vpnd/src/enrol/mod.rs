@@ -176,8 +176,11 @@ fn to_json(body: &impl Serialize) -> Vec<u8> {
 }
 
 fn understand<T: DeserializeOwned>(what: &'static str, answer: &Response) -> Result<T, EnrolError> {
-    serde_json::from_slice(&answer.body)
-        .map_err(|error| EnrolError::Malformed { what, reason: one_line(&error.to_string()) })
+    let mut text = serde_json::Deserializer::from_slice(&answer.body);
+    let malformed = |reason: String| EnrolError::Malformed { what, reason: one_line(&reason) };
+    let value = serde_path_to_error::deserialize(&mut text).map_err(|error| malformed(error.to_string()))?;
+    text.end().map_err(|error| malformed(error.to_string()))?;
+    Ok(value)
 }
 
 fn refusal(answer: &Response) -> EnrolError {
