@@ -37,12 +37,15 @@ impl Link {
         self.close(ending, error.code, &error.reason);
     }
 
+    /// Why it ended, if it did.
+    pub(crate) fn ended(&self) -> Option<CloseReason> {
+        let of_connection = || self.connection.close_reason().map(CloseReason::from);
+        self.ending.get().cloned().or_else(of_connection)
+    }
+
     /// Why it ended. To be asked when something showed that it did.
     pub(crate) fn reason(&self) -> CloseReason {
-        if let Some(ending) = self.ending.get() {
-            return ending.clone();
-        }
-        self.connection.close_reason().map_or(CloseReason::Local, CloseReason::from)
+        self.ended().unwrap_or(CloseReason::Local)
     }
 
     /// Waits for the end.

@@ -129,6 +129,9 @@ impl Control {
     }
 
     async fn tell(&self, command: Command) -> Result<(), CloseReason> {
+        if let Some(reason) = self.link.ended() {
+            return Err(reason);
+        }
         match self.commands.send(command).await {
             Ok(()) => Ok(()),
             Err(_) => Err(self.link.closed().await),

@@ -38,7 +38,7 @@ pub(crate) fn take(input: &mut &[u8]) -> Option<u64> {
     Some(value)
 }
 
-/// The bytes that [`write`] needs for `value`.
+/// The bytes that [`write()`] needs for `value`.
 #[must_use]
 pub const fn size(value: u64) -> usize {
     match value {
