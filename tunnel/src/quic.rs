@@ -91,6 +91,7 @@ pub fn server_config(
     Ok(config)
 }
 
+/// What both sides share. Congestion control is CUBIC, quinn's default: its BBR calls itself experimental.
 fn transport(timing: &Timing) -> TransportConfig {
     let mut transport = TransportConfig::default();
     transport
