@@ -183,6 +183,8 @@ mod tests {
                 .args(["--nofork", "--nopidfile", "--nosyslog", "--print-address", "--config-file"])
                 .arg(file)
                 .stdout(Stdio::piped())
+                // It tells that it cannot raise a limit that does not matter here.
+                .stderr(Stdio::null())
                 .spawn()
                 .unwrap();
             let mut address = String::new();

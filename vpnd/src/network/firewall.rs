@@ -15,6 +15,9 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
+/// The UDP port on which the table lets packets to gateways out.
+const GATEWAY_PORT: u16 = 443;
+
 /// How long `nft` may take. It needs some ten milliseconds.
 const TIME_LIMIT: Duration = Duration::from_secs(5);
 
@@ -107,6 +110,14 @@ pub enum FirewallError {
         /// What it said.
         reason: String,
     },
+    /// The table has no rule for this port.
+    #[error(
+        "the firewall lets packets to gateways out on UDP port {GATEWAY_PORT} only; the gateway's origin names port {port}"
+    )]
+    GatewayPort {
+        /// The port.
+        port: u16,
+    },
 }
 
 /// The packet filter while the daemon runs: remembers who is in use, so that one need's change leaves the others' openings alone.
@@ -137,6 +148,14 @@ impl Gate {
             sets.manager_ports = BTreeSet::from([port]);
         })
         .await
+    }
+
+    /// Refuses a port that would be closed whatever the sets hold.
+    pub(super) fn lets_gateways_out_on(&self, port: u16) -> Result<(), FirewallError> {
+        match self.firewall {
+            Firewall::Table if port != GATEWAY_PORT => Err(FirewallError::GatewayPort { port }),
+            _ => Ok(()),
+        }
     }
 
     /// Opens for a gateway at these addresses besides those that are in use.
@@ -242,6 +261,14 @@ mod tests {
              flush set inet m2mvpn manager_ports\n\
              add element inet m2mvpn manager_ports { 443, 8443 }\n"
         );
+    }
+
+    #[test]
+    fn a_gateway_on_another_port_is_refused_where_the_table_rules() {
+        assert!(Gate::new(Firewall::Table).lets_gateways_out_on(443).is_ok());
+        assert!(Gate::new(Firewall::None).lets_gateways_out_on(8443).is_ok());
+        let error = Gate::new(Firewall::Table).lets_gateways_out_on(8443).unwrap_err();
+        assert!(error.to_string().ends_with("names port 8443"), "{error}");
     }
 
     #[tokio::test]

@@ -188,6 +188,7 @@ impl Network {
         origin: &HttpsOrigin,
         config: quinn::ClientConfig,
     ) -> Result<GatewayConnection, NetworkError> {
+        self.gate.lets_gateways_out_on(origin.port())?;
         let addresses = self.resolve(origin).await?;
         let candidates: BTreeSet<IpAddr> = addresses.iter().map(SocketAddr::ip).collect();
         let mut opening = self.gate.open_for_gateway(candidates).await?;
@@ -229,15 +230,17 @@ impl Network {
     /// Takes back what [`apply`](Self::apply) did: routes, addresses, DNS. The interface may be gone already.
     ///
     /// # Errors
-    /// [`NetworkError::Kernel`] and [`NetworkError::Dns`].
+    /// [`NetworkError::Kernel`] and [`NetworkError::Dns`]: the first thing that failed; the rest was tried nevertheless.
     pub async fn clear(&self) -> Result<(), NetworkError> {
         let mut applied = self.applied.lock().await;
         self.set_inner_resolvers(&[]);
-        routes::remove_routes(&self.netlink).await?;
-        let Some(was) = applied.take() else { return Ok(()) };
-        interface::remove_other_addresses(&self.netlink, was.interface, &[]).await?;
-        self.settings.dns.revert(was.interface).await?;
-        Ok(())
+        let routes = routes::remove_routes(&self.netlink).await;
+        let Some(was) = applied.take() else { return Ok(routes?) };
+        let addresses = interface::remove_other_addresses(&self.netlink, was.interface, &[]).await;
+        let dns = self.settings.dns.revert(was.interface).await;
+        routes?;
+        addresses?;
+        Ok(dns?)
     }
 
     /// Follows the machine's ways to the internet.
@@ -246,11 +249,12 @@ impl Network {
         self.uplinks.clone()
     }
 
-    /// Takes everything back, the routing rules included. The firewall stays as it is: closed for all but the last ones in use.
+    /// Takes everything back, the routing rules included; the network is of no use after that. The firewall stays as it is: closed for
+    /// all but the last ones in use.
     ///
     /// # Errors
-    /// The first thing that failed; the rest was tried nevertheless.
-    pub async fn stop(self) -> Result<(), NetworkError> {
+    /// As [`clear`](Self::clear); the rules were removed nevertheless, as far as possible.
+    pub async fn stop(&self) -> Result<(), NetworkError> {
         let cleared = self.clear().await;
         routes::remove_rules(&self.netlink).await?;
         cleared
