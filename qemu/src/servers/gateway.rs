@@ -62,14 +62,15 @@ certificate = \"{identity}/chain.pem\"
 key = \"{identity}/key.pem\"
 
 [crl]
-url = \"https://{MANAGER_V4}/crl.der\"
+url = \"https://{MANAGER_V4}:{}/crl.der\"
 refresh_s = 2
 
 [pool]
 ipv4 = \"{POOL_V4}\"
 ipv6 = \"{POOL_V6}\"
 ",
-            client_ca.display()
+            client_ca.display(),
+            manager.port(),
         );
         Ok(Self {
             node: node.clone(),

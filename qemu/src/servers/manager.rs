@@ -17,11 +17,13 @@ pub struct ManagerOptions {
     pub pending_retry: String,
     /// A name for its state: two managers with different names have different CAs.
     pub name: String,
+    /// The port that it listens on. Devices always come to 443: another port leaves room for something in between.
+    pub port: u16,
 }
 
 impl Default for ManagerOptions {
     fn default() -> Self {
-        Self { pending_retry: "2s".to_owned(), name: "manager".to_owned() }
+        Self { pending_retry: "2s".to_owned(), name: "manager".to_owned(), port: 443 }
     }
 }
 
@@ -31,6 +33,7 @@ pub struct Manager {
     node: Node,
     program: String,
     name: String,
+    port: u16,
     configuration: PathBuf,
     server: Option<ChildHandle>,
 }
@@ -66,6 +69,7 @@ impl Manager {
         let [company_v4, company_v6] = COMPANY_NETWORKS;
         let text = format!(
             "version = 1
+listen = [\"0.0.0.0:{port}\", \"[::]:{port}\"]
 state_dir = \"{WORK_DIR}/{name}\"
 names = [\"{MANAGER_NAME}\", \"{MANAGER_V4}\", \"{MANAGER_V6}\"]
 pending_retry = \"{retry}\"
@@ -83,11 +87,13 @@ search = [\"{COMPANY_DOMAIN}\"]
 ",
             name = options.name,
             retry = options.pending_retry,
+            port = options.port,
         );
         Ok(Self {
             node: node.clone(),
             program: Programs::find()?.path("m2m-manager")?,
             name: options.name.clone(),
+            port: options.port,
             configuration: node.write_file(&format!("{}.toml", options.name), &text)?,
             server: None,
         })
@@ -101,7 +107,7 @@ search = [\"{COMPANY_DOMAIN}\"]
         let mut command = self.node.command(&self.program);
         command.arg("--config").arg(&self.configuration);
         let mut server = self.node.spawn(&self.name, &mut command)?;
-        let listening = self.node.wait_for_tcp((MANAGER_V4, 443));
+        let listening = self.node.wait_for_tcp((MANAGER_V4, self.port));
         server.must_run()?;
         listening?;
         self.server = Some(server);
@@ -146,6 +152,12 @@ search = [\"{COMPANY_DOMAIN}\"]
             words.extend(["--serial", serial]);
         }
         self.command(&words)?.ok().map(drop)
+    }
+
+    /// The port that it listens on.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// The program.

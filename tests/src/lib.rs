@@ -1,0 +1,9 @@
+//! What the end-to-end tests share: a company that has its manager and its gateway running, and things that go wrong.
+
+mod company;
+mod cutter;
+mod traffic;
+
+pub use company::{Company, LIMIT};
+pub use cutter::Cutter;
+pub use traffic::Traffic;
