@@ -73,17 +73,19 @@ impl Default for Lifetimes {
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Limits {
-    /// Connections that are open at a time, of all networks together.
+    /// Connections that are open at a time, of all networks together; one may have a quarter of them.
     pub(crate) connections: std::num::NonZeroU16,
-    /// Enrolment requests of one network per minute, and as many at once.
+    /// Enrolments that one network may begin per minute, and as many at once.
     pub(crate) enrolments_per_minute: std::num::NonZeroU16,
+    /// Devices that wait for approval; anybody with a TPM can be one.
+    pub(crate) pending_devices: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         const CONNECTIONS: std::num::NonZeroU16 = std::num::NonZeroU16::new(1024).unwrap();
-        const ENROLMENTS: std::num::NonZeroU16 = std::num::NonZeroU16::new(60).unwrap();
-        Self { connections: CONNECTIONS, enrolments_per_minute: ENROLMENTS }
+        const ENROLMENTS: std::num::NonZeroU16 = std::num::NonZeroU16::new(120).unwrap();
+        Self { connections: CONNECTIONS, enrolments_per_minute: ENROLMENTS, pending_devices: 10_000 }
     }
 }
 

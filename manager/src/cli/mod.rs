@@ -59,7 +59,7 @@ names = [\"manager.example\", \"203.0.113.10\"]
 organization = \"m2mvpn\"
 pending_retry = \"60s\"
 lifetimes = { device = \"90d\", server = \"365d\", crl = \"7d\", token = \"7d\" }
-limits = { connections = 1024, enrolments_per_minute = 60 }
+limits = { connections = 1024, enrolments_per_minute = 120, pending_devices = 10000 }
 
 [device_defaults]
 mode = \"always-on\"                 # or \"manual\"

@@ -122,6 +122,19 @@ impl Enrolment {
                 Outcome::Enrolled(Box::new(self.let_in(&mut tx, &device, &introduction.spki, now).await?))
             }
             Verdict::Wait(reason) => {
+                let limit = self.fleet.config().limits.pending_devices;
+                if known.is_none() && Device::pending(&mut tx).await? >= i64::from(limit) {
+                    log::warn!(
+                        "device {} (serial {}) is not remembered: {limit} wait already",
+                        device.id,
+                        device.serial
+                    );
+                    return Err(Refusal::later(
+                        StatusCode::SERVICE_UNAVAILABLE,
+                        "too many devices wait for approval: approve or revoke some of `device list --state pending`",
+                        self.fleet.config().pending_retry.as_seconds(),
+                    ));
+                }
                 log::info!("device {} (serial {}) waits for approval: {reason}", device.id, device.serial);
                 device.reason.clone_from(&reason);
                 device.save(&mut tx).await?;

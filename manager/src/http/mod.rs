@@ -32,9 +32,10 @@ use crate::problem::Refusal;
 use crate::{enrol, est};
 
 pub(crate) use body::Body;
+pub(crate) use limit::Network;
 pub(crate) use peer::Peer;
 
-use limit::{Buckets, Network};
+use limit::Buckets;
 
 /// How long a request may take, its body included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -58,11 +59,11 @@ impl Service {
 pub(crate) fn router(service: Arc<Service>) -> Router {
     let limited = Router::new()
         .route(ENROL_PATH, post(enrol::http::begin))
-        .route(&format!("{ENROL_PATH}/{{session}}"), post(enrol::http::activate))
         .route("/.well-known/est/simpleenroll", post(est::simple_enroll))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&service), limit_rate));
     Router::new()
         .merge(limited)
+        .route(&format!("{ENROL_PATH}/{{session}}"), post(enrol::http::activate))
         .route("/.well-known/est/cacerts", get(est::ca_certificates))
         .route("/.well-known/est/simplereenroll", post(est::simple_reenroll))
         .route(CONFIGURATION_PATH, get(public::configuration))

@@ -18,10 +18,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
-use crate::http::Peer;
+use super::crowd::{Crowd, Place};
+use crate::http::{Network, Peer};
 
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// A device signs in its TPM, which may be busy with something slower.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
+/// From the end of one request to the head of the next: a slow TPM needs a minute for its answer to a challenge.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(120);
 /// Longer than any request takes; nobody keeps a connection for ever.
 const LONGEST: Duration = Duration::from_secs(300);
 /// After an error such as too many open files.
@@ -33,6 +36,7 @@ pub(super) struct Connections {
     pub(super) router: Router,
     pub(super) tls: watch::Receiver<Arc<ServerConfig>>,
     pub(super) slots: Arc<Semaphore>,
+    pub(super) crowd: Arc<Crowd>,
     pub(super) stopped: watch::Receiver<bool>,
 }
 
@@ -42,8 +46,13 @@ impl Connections {
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => {
+                    let address = peer.ip().to_canonical();
+                    let Some(place) = self.crowd.admit(Network::from(address)) else {
+                        log::warn!("{address}: closed, as its network has too many connections");
+                        continue;
+                    };
                     let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else { return };
-                    tokio::spawn(Arc::clone(&self).serve(stream, peer.ip().to_canonical(), slot));
+                    tokio::spawn(Arc::clone(&self).serve(stream, address, (slot, place)));
                 }
                 Err(error) => {
                     log::warn!("a connection could not be accepted: {error}");
@@ -59,7 +68,7 @@ impl Connections {
         let _ = self.slots.acquire_many(u32::from(slots.get())).await;
     }
 
-    async fn serve(self: Arc<Self>, stream: TcpStream, address: IpAddr, slot: OwnedSemaphorePermit) {
+    async fn serve(self: Arc<Self>, stream: TcpStream, address: IpAddr, room: (OwnedSemaphorePermit, Place)) {
         let acceptor = TlsAcceptor::from(Arc::clone(&self.tls.borrow()));
         let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
             Ok(Ok(stream)) => stream,
@@ -92,7 +101,7 @@ impl Connections {
         if let Err(error) = result {
             log::debug!("{address}: the connection ended: {error}");
         }
-        drop(slot);
+        drop(room);
     }
 }
 

@@ -1,6 +1,7 @@
 //! The server: TLS connections in, requests to the router, and what has to be done from time to time.
 
 mod connection;
+mod crowd;
 mod identity;
 
 use std::io;
@@ -22,6 +23,7 @@ use crate::config::Lifetimes;
 use crate::fleet::Fleet;
 use crate::http::{Service, router};
 use connection::Connections;
+use crowd::Crowd;
 
 const ALPN: &[&[u8]] = &[b"http/1.1"];
 const BACKLOG: i32 = 1024;
@@ -43,6 +45,7 @@ pub(crate) async fn run(fleet: Fleet) -> anyhow::Result<()> {
         router: router(Arc::new(Service::new(Arc::clone(&fleet)))),
         tls: current_tls,
         slots: Arc::new(Semaphore::new(fleet.config().limits.connections.get().into())),
+        crowd: Crowd::of(fleet.config().limits.connections),
         stopped,
     });
 

@@ -91,6 +91,12 @@ impl Device {
         rows.iter().map(device).collect()
     }
 
+    /// How many devices wait for approval.
+    pub(crate) async fn pending(connection: &mut Connection) -> anyhow::Result<i64> {
+        let query = sqlx::query_scalar("SELECT count(*) FROM devices WHERE state = 'pending'");
+        Ok(query.fetch_one(connection).await?)
+    }
+
     /// Remembers that the device was here at `now`.
     pub(crate) async fn seen(&self, connection: &mut Connection, now: OffsetDateTime) -> anyhow::Result<()> {
         sqlx::query("UPDATE devices SET last_seen = ? WHERE id = ?")

@@ -16,7 +16,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::manager::Manager;
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// An answer.
 pub(crate) struct Answer {
@@ -104,6 +104,7 @@ impl<'a> Client<'a> {
         for (name, value) in headers {
             request = request.header(*name, value);
         }
+        sender.ready().await?;
         let response = sender.send_request(request.body(Full::new(Bytes::from(body)))?).await?;
         let (parts, body) = response.into_parts();
         let body = body.collect().await?.to_bytes().to_vec();

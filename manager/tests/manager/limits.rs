@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use http::Method;
 use m2m_identity::{PemKey, certificate_request};
-use m2m_protocol::enrolment::{CONFIGURATION_PATH, ENROL_PATH, MAX_BODY};
+use m2m_protocol::enrolment::{CONFIGURATION_PATH, ENROL_PATH, MAX_BODY, Pending};
 
 use crate::client::Client;
-use crate::device::identity;
+use crate::device::{Device, identity};
+use crate::emulator::Emulator;
 use crate::manager::{Manager, run};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -37,6 +38,21 @@ async fn a_network_that_asks_too_often_has_to_wait() {
     assert!((1..=21).contains(&wait), "{wait}");
     // Everything else is served.
     assert!(client.get("/crl.der").await.status.is_success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn not_more_devices_wait_than_are_configured() {
+    let manager = Manager::start_with("limits = { pending_devices = 1 }");
+    let (one, other) = (Emulator::start(), Emulator::start());
+    let first = Device::new(&one, "SN-1");
+    first.enrol(&manager).await.json::<Pending>(202);
+    let second = Device::new(&other, "SN-2");
+    let answer = second.enrol(&manager).await;
+    assert!(answer.problem(503).contains("device list --state pending") && answer.header("retry-after") == "7");
+    first.enrol(&manager).await.json::<Pending>(202);
+    assert_eq!(manager.ask(&["device", "list"]).as_array().unwrap().len(), 1);
+    manager.tell(&["device", "approve", "SN-1"]);
+    second.enrol(&manager).await.json::<Pending>(202);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -71,7 +87,7 @@ async fn a_silent_client_is_cut_off_and_keeps_nobody_out() {
     // There is no slot until the handshakes of the silent ones have timed out.
     assert_eq!(Client::anonymous(&manager).get("/healthz").await.text(), "ok\n");
     for stream in &mut silent {
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         assert_eq!(stream.read(&mut [0; 64]).unwrap(), 0);
     }
 }
