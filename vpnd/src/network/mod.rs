@@ -13,6 +13,7 @@
 //! | [`firewall`] | opens the packet filter for gateway, manager and resolvers, and for nobody else |
 //! | [`plan`] | which addresses and routes a tunnel needs, without I/O |
 //! | [`interface`], [`routes`], [`kernel`] | put such a plan into the kernel |
+//! | `rule_guard` | puts the routing rules back when somebody removes them |
 //! | [`dns`] | the machine's name resolution through the tunnel, by systemd-resolved |
 //! | [`uplinks`] | tells when the machine's way to the internet changes |
 //!
@@ -46,6 +47,7 @@ pub mod plan;
 pub mod race;
 pub mod resolver;
 pub mod routes;
+mod rule_guard;
 pub mod socket;
 pub mod uplink_dns;
 pub mod uplinks;
@@ -126,6 +128,7 @@ pub struct Network {
     /// The resolvers inside the tunnel, which no marked packet reaches.
     inner_resolvers: std::sync::Mutex<Vec<IpAddr>>,
     uplinks: watch::Receiver<Uplinks>,
+    rule_guard: Mutex<JoinSet<()>>,
     /// Netlink and the watch of the uplinks; aborted on drop.
     _tasks: JoinSet<()>,
 }
@@ -152,6 +155,8 @@ impl Network {
         let ways = Ways::read(&netlink).await?;
         let (sender, uplinks) = watch::channel(ways.uplinks(0));
         tasks.spawn(uplinks::watch(sender, ways));
+        let mut rule_guard = JoinSet::new();
+        rule_guard.spawn(rule_guard::guard());
         Ok(Self {
             gate: Gate::new(settings.firewall),
             settings,
@@ -160,6 +165,7 @@ impl Network {
             applied: Mutex::default(),
             inner_resolvers: std::sync::Mutex::default(),
             uplinks,
+            rule_guard: Mutex::new(rule_guard),
             _tasks: tasks,
         })
     }
@@ -256,6 +262,8 @@ impl Network {
     /// As [`clear`](Self::clear); the rules were removed nevertheless, as far as possible.
     pub async fn stop(&self) -> Result<(), NetworkError> {
         let cleared = self.clear().await;
+        // Waits until the guard is gone: it would put the rules back.
+        self.rule_guard.lock().await.shutdown().await;
         routes::remove_rules(&self.netlink).await?;
         cleared
     }

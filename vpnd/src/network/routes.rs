@@ -60,11 +60,13 @@ pub async fn remove_routes(handle: &Handle) -> Result<(), KernelError> {
     Ok(())
 }
 
-/// Installs the rule `not fwmark MARK lookup TABLE` for both families, and removes any other rule that leads to the table.
+/// Installs the rule `not fwmark MARK lookup TABLE` for both families, and removes any other rule that leads to the table. Whether a
+/// rule was missing.
 ///
 /// # Errors
 /// [`KernelError`].
-pub async fn install_rules(handle: &Handle) -> Result<(), KernelError> {
+pub async fn install_rules(handle: &Handle) -> Result<bool, KernelError> {
+    let mut was_missing = false;
     for family in FAMILIES {
         let mut installed = false;
         for found in rules(handle, family.clone()).await? {
@@ -82,10 +84,15 @@ pub async fn install_rules(handle: &Handle) -> Result<(), KernelError> {
             Err(error) if code(&error) == libc::EAFNOSUPPORT && family == IpVersion::V6 => {
                 log::info!("the kernel has no IPv6; the tunnel carries IPv4 only");
             }
-            other => other.because(|| format!("add the routing rule {RULE_PRIORITY}"))?,
+            // The guard of the rules was faster.
+            Err(error) if code(&error) == libc::EEXIST => {}
+            other => {
+                other.because(|| format!("add the routing rule {RULE_PRIORITY}"))?;
+                was_missing = true;
+            }
         }
     }
-    Ok(())
+    Ok(was_missing)
 }
 
 /// Removes the rules that lead to the tunnel's table.

@@ -6,7 +6,7 @@ use m2m_tunnel::routes::IpRange;
 use vpnd::network::kernel::KernelError;
 use vpnd::network::{Network, NetworkError, Tunnel};
 
-use crate::place::{bare, in_namespace, json, network, run, try_run, tunnel_interface};
+use crate::place::{bare, in_namespace, json, network, run, try_run, tunnel_interface, until};
 
 fn net(text: &str) -> IpNet {
     text.parse().unwrap()
@@ -168,6 +168,29 @@ fn what_a_crash_left_behind_is_reused_or_removed() {
         run("ip link delete m2m0");
         network.stop().await.unwrap();
         assert_eq!((table(), rules("-4"), rules("-6")), (vec![], vec![], vec![]));
+    });
+}
+
+#[test]
+fn rules_that_somebody_removes_are_put_back_until_the_end() {
+    in_namespace(|| async {
+        uplink();
+        let index = tunnel_interface();
+        let network = network(bare()).await;
+        network.apply(index, &tunnel(&["10.99.0.2/32", "fd99::2/128"], &["10.20.0.0/24", "fd20::/64"])).await.unwrap();
+        for _ in 0..3 {
+            run("ip rule delete priority 27954");
+            run("ip -6 rule delete priority 27954");
+            until("the rules are back", || {
+                (rules("-4"), rules("-6")) == (vec![RULE.to_owned()], vec![RULE.to_owned()])
+            })
+            .await;
+        }
+        assert_eq!(way("10.20.0.80", 0), "m2m0 10.99.0.2");
+        network.stop().await.unwrap();
+        // Longer than a guard would take to put them back.
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        assert_eq!((rules("-4"), rules("-6")), (vec![], vec![]));
     });
 }
 
