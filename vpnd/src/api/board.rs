@@ -78,8 +78,11 @@ impl Board {
         }
     }
 
-    pub(crate) fn set_tunnel(&self, tunnel: Applied) {
-        *lock(&self.tunnel) = tunnel;
+    /// Whether addresses or routes are others than before.
+    pub(crate) fn set_tunnel(&self, tunnel: Applied) -> bool {
+        let former = std::mem::replace(&mut *lock(&self.tunnel), tunnel);
+        let current = lock(&self.tunnel);
+        former.addresses != current.addresses || former.routes != current.routes
     }
 
     pub(crate) fn set_member(&self, device_id: Option<String>, certificate: Option<Summary>) {

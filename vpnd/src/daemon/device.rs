@@ -161,7 +161,7 @@ impl Device {
     /// Leaves the machine's network as it was before the daemon started.
     pub(super) async fn close_network(&self) {
         self.take_down_interface().await;
-        let Some(network) = self.network.lock().await.take().and_then(Arc::into_inner) else { return };
+        let Some(network) = self.network.lock().await.take() else { return };
         if let Err(error) = network.stop().await {
             log::warn!("the routing rules could not be removed: {error}");
         }

@@ -28,8 +28,8 @@ use crate::state::{Attempt, ConnectFailure, Event};
 
 /// How long the gateway may take to assign addresses and advertise routes.
 const SETUP: Duration = Duration::from_secs(15);
-/// How long the farewell may take to leave the machine.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// How long the farewell may take to leave the machine: it is sent at once, and nobody waits for an answer.
+const FAREWELL: Duration = Duration::from_millis(100);
 /// The largest packet of most machines' applications.
 const LARGEST_MTU: usize = 1500;
 
@@ -187,8 +187,10 @@ impl Opened {
             mtu: u16::try_from(fits).unwrap_or(SMALLEST_MTU).max(SMALLEST_MTU),
         };
         let applied = self.network.apply(tun.index(), &tunnel).await.map_err(|error| error.to_string())?;
-        log::info!("addresses {}, {} routes", list(&applied.addresses), applied.routes.len());
-        self.device.board.set_tunnel(applied);
+        let news = format!("addresses {}; routes {}", list(&applied.addresses), list(&applied.routes));
+        if self.device.board.set_tunnel(applied) {
+            log::info!("{news}");
+        }
         Ok(())
     }
 
