@@ -3,14 +3,14 @@
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use m2m_tunnel::packet::Header;
+use m2m_tunnel::packet::icmp::{self, Cause, RateLimit};
 use m2m_tunnel::session::SendError;
-use m2m_tunnel::tun::TunWriter;
+use m2m_tunnel::tun::{self, TunWriter};
 
 use crate::gateway::Gateway;
-use crate::policy::RateLimit;
-use crate::reply::{self, Problem};
 use crate::session::Session;
 use crate::table::Table;
 
@@ -20,12 +20,17 @@ use crate::table::Table;
 pub(crate) async fn run(gateway: Arc<Gateway>) -> io::Error {
     let mut reader = gateway.tun.reader();
     let mut writer = gateway.tun.writer();
-    let mut replies = RateLimit::new(100, 100, Instant::now());
+    let mut replies = RateLimit::new(100, Instant::now());
     loop {
         let replied = {
             let batch = match reader.recv_batch().await {
                 Ok(batch) => batch,
-                Err(error) => return error,
+                Err(error) if tun::is_gone(&error) => return error,
+                Err(error) => {
+                    log::warn!("the tunnel interface gave no packets: {error}");
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
             };
             let table = gateway.table();
             let mut replied = false;
@@ -40,6 +45,9 @@ pub(crate) async fn run(gateway: Arc<Gateway>) -> io::Error {
     }
 }
 
+/// While the interface is down.
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// Whether an answer to the sender was added to `writer`.
 fn dispatch(
     gateway: &Gateway,
@@ -49,13 +57,13 @@ fn dispatch(
     replies: &mut RateLimit,
 ) -> bool {
     // What the kernel says to the link itself (router solicitations, multicast listener reports) is for nobody.
-    let Some((_, destination)) = reply::endpoints(packet) else { return false };
+    let Some(Header { destination, .. }) = Header::parse(packet) else { return false };
     if !gateway.is_for_a_device(destination) {
         return false;
     }
     let Some(session) = table.session_of(destination) else {
         gateway.metrics.undeliverable.inc();
-        return replies.take(Instant::now()) && answer(packet, Problem::Unreachable, destination, writer);
+        return replies.take(Instant::now()) && answer(packet, Cause::NoRoute, destination, writer);
     };
     match session.packets.send(packet) {
         Ok(()) => {
@@ -64,7 +72,7 @@ fn dispatch(
         }
         Err(SendError::TooLarge { max }) => {
             session.counters.too_large();
-            session.may_reply() && answer(packet, Problem::TooBig { mtu: max }, destination, writer)
+            session.may_reply() && answer(packet, Cause::TooLarge { mtu: max }, destination, writer)
         }
         // The session's own task is about to take it out of the table.
         Err(SendError::Closed(_)) => false,
@@ -73,8 +81,8 @@ fn dispatch(
 
 /// The answer comes from the address that the packet was for: the kernel takes a packet from one of its own addresses,
 /// coming from outside, for a forgery.
-fn answer(packet: &[u8], problem: Problem, from: IpAddr, writer: &mut TunWriter) -> bool {
-    let Some(answer) = reply::icmp(packet, problem, from) else { return false };
+fn answer(packet: &[u8], cause: Cause, from: IpAddr, writer: &mut TunWriter) -> bool {
+    let Some(answer) = icmp::error(packet, cause, from) else { return false };
     writer.push(&answer);
     true
 }

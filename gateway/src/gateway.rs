@@ -92,15 +92,15 @@ pub(crate) async fn run(config: Config, prepared: Prepared) -> anyhow::Result<()
     let Prepared { tls, book, revocation } = prepared;
     let mut signals = Signals::new()?;
 
-    let status_listener = TcpListener::bind(config.metrics.listen.0)
-        .await
-        .with_context(|| format!("metrics.listen: {}", config.metrics.listen.0))?;
     let endpoints = listen(&config, tls)?;
 
     let tun = Tun::open(&TunConfig { name: config.tun.name.as_str().to_owned(), mtu: config.tun.mtu.0 })?;
     let own = book.gateway();
     interface::configure(tun.index(), &own, &config.pool, config.tun.mtu.0).await?;
     interface::warn_without_forwarding(&config.pool);
+    let status_listener = TcpListener::bind(config.metrics.listen.0)
+        .await
+        .with_context(|| format!("metrics.listen: {}", config.metrics.listen.0))?;
 
     let gateway = Arc::new(Gateway {
         policy: Policy::new(config.routes.iter().map(|route| route.0).collect(), config.pool, own),

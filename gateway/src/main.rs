@@ -6,7 +6,7 @@
 //! | `gateway` | puts the parts together, runs and stops them |
 //! | `admission`, `device_certificate`, `revocation`, `revocation_keeper`, `crl_source` | who may come in |
 //! | `pool`, `address_book`, `table` | which device has which addresses, and which session packets for them go to |
-//! | `policy`, `session`, `forward`, `reply`, `interface` | packets between devices and the kernel, which forwards them |
+//! | `policy`, `session`, `forward`, `interface` | packets between devices and the kernel, which forwards them |
 //! | `metrics`, `status_page`, `logger`, `signals` | what the administrator sees and says |
 
 mod address_book;
@@ -21,7 +21,6 @@ mod logger;
 mod metrics;
 mod policy;
 mod pool;
-mod reply;
 mod revocation;
 mod revocation_keeper;
 mod session;

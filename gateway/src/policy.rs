@@ -1,7 +1,6 @@
-//! What a device may send, and how often the gateway answers with ICMP.
+//! What a device may send.
 
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 
@@ -73,40 +72,6 @@ fn is_global_enough(address: IpAddr) -> bool {
     !(local || address.is_multicast() || address.is_loopback() || address.is_unspecified())
 }
 
-/// A bucket of tokens: `burst` answers at once, then `per_second`.
-#[derive(Debug, Clone)]
-pub(crate) struct RateLimit {
-    burst: u32,
-    interval: Duration,
-    tokens: u32,
-    counted: Instant,
-}
-
-impl RateLimit {
-    /// A full bucket at `now`; `per_second` is at least 1.
-    pub(crate) fn new(burst: u32, per_second: u32, now: Instant) -> Self {
-        Self { burst, interval: Duration::from_secs(1) / per_second.max(1), tokens: burst, counted: now }
-    }
-
-    /// Takes a token, if there is one at `now`.
-    pub(crate) fn take(&mut self, now: Instant) -> bool {
-        let elapsed = now.saturating_duration_since(self.counted);
-        let gained = u32::try_from(elapsed.as_nanos() / self.interval.as_nanos().max(1)).unwrap_or(u32::MAX);
-        if gained >= self.burst - self.tokens {
-            self.tokens = self.burst;
-            self.counted = now;
-        } else {
-            self.tokens += gained;
-            self.counted += self.interval * gained;
-        }
-        if self.tokens == 0 {
-            return false;
-        }
-        self.tokens -= 1;
-        true
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -158,30 +123,7 @@ mod tests {
         assert_eq!(policy.check(&own(), ip("10.99.0.2"), ip("192.0.2.1")), Ok(()));
     }
 
-    #[test]
-    fn answers_are_rationed() {
-        let start = Instant::now();
-        let mut limit = RateLimit::new(2, 10, start);
-        assert_eq!([limit.take(start), limit.take(start), limit.take(start)], [true, true, false]);
-        let later = start + Duration::from_millis(100);
-        assert_eq!([limit.take(later), limit.take(later)], [true, false]);
-        let much_later = start + Duration::from_secs(60);
-        assert_eq!([limit.take(much_later), limit.take(much_later), limit.take(much_later)], [true, true, false]);
-    }
-
     proptest! {
-        #[test]
-        fn never_more_than_burst_and_rate(gaps in prop::collection::vec(0..400_u64, 0..200)) {
-            let start = Instant::now();
-            let (mut now, mut taken) = (start, 0_u128);
-            let mut limit = RateLimit::new(5, 10, start);
-            for gap in gaps {
-                now += Duration::from_millis(gap);
-                taken += u128::from(limit.take(now));
-                prop_assert!(taken <= 5 + (now - start).as_millis() / 100);
-            }
-        }
-
         #[test]
         fn a_foreign_source_never_passes(source: [u8; 16], destination: [u8; 16], six: bool) {
             let address = |bytes: [u8; 16]| if six {

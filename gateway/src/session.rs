@@ -9,6 +9,8 @@ use http::StatusCode;
 use ipnet::IpNet;
 use m2m_tunnel::capsule::{AssignedAddress, RequestedAddress};
 use m2m_tunnel::http3::Code;
+use m2m_tunnel::packet::Header;
+use m2m_tunnel::packet::icmp::{self, Cause, RateLimit};
 use m2m_tunnel::routes::IpRange;
 use m2m_tunnel::server;
 use m2m_tunnel::session::{CloseReason, Control, Event, Packets};
@@ -19,9 +21,8 @@ use crate::admission::Handshake;
 use crate::device_certificate::DeviceCertificate;
 use crate::gateway::Gateway;
 use crate::metrics::{ConnectionOutcome, DeviceCounters};
-use crate::policy::{RateLimit, Refusal};
+use crate::policy::Refusal;
 use crate::pool::Addresses;
-use crate::reply::{self, Problem};
 
 /// What the gateway keeps of a session, for whoever has packets for it or wants to close it.
 #[derive(Debug)]
@@ -183,7 +184,7 @@ async fn admit(gateway: &Arc<Gateway>, connecting: quinn::Connecting) -> Result<
         since: SystemTime::now(),
         control,
         connection,
-        replies: Mutex::new(RateLimit::new(20, 20, Instant::now())),
+        replies: Mutex::new(RateLimit::new(20, Instant::now())),
         certificate,
     });
     let device = &session.certificate.device;
@@ -250,7 +251,7 @@ async fn run(gateway: &Gateway, mut tunnel: m2m_tunnel::session::Session, sessio
 async fn forward(gateway: &Gateway, session: &Session, batch: &mut Vec<Bytes>, writer: &mut TunWriter) {
     let mut pushed = 0;
     for packet in batch.drain(..) {
-        let Some((source, destination)) = reply::endpoints(&packet) else {
+        let Some(Header { source, destination, .. }) = Header::parse(&packet) else {
             session.counters.malformed();
             continue;
         };
@@ -258,7 +259,7 @@ async fn forward(gateway: &Gateway, session: &Session, batch: &mut Vec<Bytes>, w
             session.counters.refused(refusal);
             // Nobody answers to a forged source.
             if refusal != Refusal::Spoofed && session.may_reply() {
-                let answer = reply::icmp(&packet, Problem::Prohibited, destination);
+                let answer = icmp::error(&packet, Cause::Prohibited, destination);
                 answer.iter().for_each(|answer| drop(session.packets.send(answer)));
             }
             continue;
