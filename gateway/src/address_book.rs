@@ -34,8 +34,9 @@ impl AddressBook {
     pub(crate) fn open(state_dir: &Path, ranges: config::Pool) -> Result<Self, BookError> {
         let file = state_dir.join("addresses.json");
         let saved = match std::fs::read(&file) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .map_err(|source| BookError::Malformed { file: file.clone(), source })?,
+            Ok(bytes) => {
+                serde_json::from_slice(&bytes).map_err(|source| BookError::Malformed { file: file.clone(), source })?
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Saved::default(),
             Err(source) => return Err(BookError::Io { file, source }),
         };

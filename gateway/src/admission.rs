@@ -75,7 +75,10 @@ mod tests {
             Decision::Retry => "retry",
             Decision::Refuse => "refuse",
         };
-        assert_eq!([accepted(false), accepted(false), accepted(true), accepted(true)], ["accept", "retry", "accept", "accept"]);
+        assert_eq!(
+            [accepted(false), accepted(false), accepted(true), accepted(true)],
+            ["accept", "retry", "accept", "accept"]
+        );
         assert_eq!([accepted(true), accepted(false)], ["refuse", "retry"]);
         under_way.clear();
         assert_eq!(admission.under_way(), 0);

@@ -228,7 +228,9 @@ impl TryFrom<String> for LoopbackAddr {
     fn try_from(text: String) -> Result<Self, String> {
         match text.parse::<SocketAddr>() {
             Ok(address) if address.ip().is_loopback() => Ok(Self(address)),
-            _ => Err("expected a loopback address with a port, such as \"127.0.0.1:9184\" or \"[::1]:9184\"".to_owned()),
+            _ => {
+                Err("expected a loopback address with a port, such as \"127.0.0.1:9184\" or \"[::1]:9184\"".to_owned())
+            }
         }
     }
 }
@@ -303,8 +305,12 @@ impl TryFrom<Config> for Checked {
     fn try_from(config: Config) -> Result<Self, String> {
         for Route(route) in &config.routes {
             let (name, served, pool) = match route {
-                IpNet::V4(net) => ("ipv4", config.pool.ipv4.is_some(), config.pool.ipv4.is_some_and(|p| p.contains(net))),
-                IpNet::V6(net) => ("ipv6", config.pool.ipv6.is_some(), config.pool.ipv6.is_some_and(|p| p.contains(net))),
+                IpNet::V4(net) => {
+                    ("ipv4", config.pool.ipv4.is_some(), config.pool.ipv4.is_some_and(|p| p.contains(net)))
+                }
+                IpNet::V6(net) => {
+                    ("ipv6", config.pool.ipv6.is_some(), config.pool.ipv6.is_some_and(|p| p.contains(net)))
+                }
             };
             if !served {
                 return Err(format!("routes: expected `pool.{name}` beside the route {route}"));

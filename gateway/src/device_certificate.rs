@@ -27,8 +27,7 @@ impl DeviceCertificate {
         let (_, certificate) = x509_parser::parse_x509_certificate(leaf).map_err(|_| NotADevice::Malformed)?;
         let mut names = certificate.subject().iter_common_name();
         let (Some(name), None) = (names.next(), names.next()) else { return Err(NotADevice::CommonName) };
-        let device: Token =
-            name.as_str().ok().and_then(|name| name.parse().ok()).ok_or(NotADevice::CommonName)?;
+        let device: Token = name.as_str().ok().and_then(|name| name.parse().ok()).ok_or(NotADevice::CommonName)?;
 
         let alternatives = certificate.subject_alternative_name().map_err(|_| NotADevice::Malformed)?;
         let mut uris = alternatives
@@ -101,7 +100,10 @@ mod tests {
         let device: Token = "dev-1".parse().unwrap();
         assert_eq!(read(&["dev-1"], &["urn:m2mvpn:device:dev-1"]).unwrap().device, device);
         assert!(read(&["dev-1"], &["https://a.example", "urn:m2mvpn:device:dev-1"]).is_ok());
-        assert_eq!(read(&["dev-1"], &["urn:m2mvpn:device:dev-2"]), Err(NotADevice::Contradiction { device: device.clone() }));
+        assert_eq!(
+            read(&["dev-1"], &["urn:m2mvpn:device:dev-2"]),
+            Err(NotADevice::Contradiction { device: device.clone() })
+        );
         assert_eq!(read(&["dev-1"], &[]), Err(NotADevice::Uri { device: device.clone() }));
         let twice = ["urn:m2mvpn:device:dev-1", "urn:m2mvpn:device:dev-2"];
         assert_eq!(read(&["dev-1"], &twice), Err(NotADevice::Uri { device }));

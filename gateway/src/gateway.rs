@@ -47,8 +47,7 @@ pub(crate) struct Prepared {
 pub(crate) fn prepare(config: &Config) -> anyhow::Result<Prepared> {
     let identity = read_identity(&config.identity)?;
     let client_cas = read_certificates(&config.client_ca)?;
-    let anchors =
-        TrustAnchors::new(&roots(&client_cas)).with_context(|| config.client_ca.display().to_string())?;
+    let anchors = TrustAnchors::new(&roots(&client_cas)).with_context(|| config.client_ca.display().to_string())?;
     let verifier = Arc::new(ClientVerifier::new(anchors, &[])?);
     let tls = tls::server_config(ServerTls {
         identity: &identity,
@@ -254,12 +253,8 @@ impl Gateway {
             };
             log::error!("revocation list: {error:#}; {consequence}");
         }
-        let revoked: Vec<_> = self
-            .table()
-            .sessions()
-            .filter(|session| keeper.is_revoked(&session.certificate))
-            .map(Arc::clone)
-            .collect();
+        let revoked: Vec<_> =
+            self.table().sessions().filter(|session| keeper.is_revoked(&session.certificate)).map(Arc::clone).collect();
         for session in revoked {
             log::warn!("{}: certificate revoked, session closed", session.certificate.device);
             session.close(End::Revoked);
@@ -329,10 +324,10 @@ const SOCKET_BUFFER: usize = 8 << 20;
 
 fn read_identity(files: &config::Identity) -> anyhow::Result<Identity> {
     let chain = read_certificates(&files.certificate)?;
-    let pem = zeroize::Zeroizing::new(std::fs::read_to_string(&files.key).with_context(|| files.key.display().to_string())?);
+    let pem =
+        zeroize::Zeroizing::new(std::fs::read_to_string(&files.key).with_context(|| files.key.display().to_string())?);
     let key = chain::private_key(&pem, None).with_context(|| files.key.display().to_string())?;
-    Identity::new(chain, key)
-        .with_context(|| format!("{} and {}", files.certificate.display(), files.key.display()))
+    Identity::new(chain, key).with_context(|| format!("{} and {}", files.certificate.display(), files.key.display()))
 }
 
 fn read_certificates(file: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {

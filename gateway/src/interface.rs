@@ -22,10 +22,8 @@ pub(crate) async fn configure(index: u32, own: &Addresses, pool: &config::Pool, 
 
 /// Says in the log which family the kernel does not forward: then devices reach the gateway and nothing behind it.
 pub(crate) fn warn_without_forwarding(pool: &config::Pool) {
-    let switches = [
-        (pool.ipv4.is_some(), "net.ipv4.ip_forward"),
-        (pool.ipv6.is_some(), "net.ipv6.conf.all.forwarding"),
-    ];
+    let switches =
+        [(pool.ipv4.is_some(), "net.ipv4.ip_forward"), (pool.ipv6.is_some(), "net.ipv6.conf.all.forwarding")];
     for (used, name) in switches {
         let file = format!("/proc/sys/{}", name.replace('.', "/"));
         let off = std::fs::read_to_string(&file).is_ok_and(|value| value.trim() == "0");
@@ -42,11 +40,8 @@ async fn configure_with(
     pool: &config::Pool,
     mtu: u16,
 ) -> anyhow::Result<()> {
-    let prefix_lengths = pool
-        .ipv4
-        .map(|range| range.prefix_len())
-        .into_iter()
-        .chain(pool.ipv6.map(|range| range.prefix_len()));
+    let prefix_lengths =
+        pool.ipv4.map(|range| range.prefix_len()).into_iter().chain(pool.ipv6.map(|range| range.prefix_len()));
     for (address, prefix_length) in own.iter().zip(prefix_lengths) {
         let mut request = handle.address().add(index, address, prefix_length).replace();
         // Nobody else is on this link to have the same address.

@@ -115,7 +115,11 @@ mod tests {
     fn a_default_route_does_not_open_the_gateways_surroundings() {
         let policy = policy(&["0.0.0.0/0", "::/0"]);
         for destination in ["127.0.0.1", "224.0.0.1", "255.255.255.255", "169.254.169.254", "0.0.0.0"] {
-            assert_eq!(policy.check(&own(), ip("10.99.0.2"), ip(destination)), Err(Refusal::NotRouted), "{destination}");
+            assert_eq!(
+                policy.check(&own(), ip("10.99.0.2"), ip(destination)),
+                Err(Refusal::NotRouted),
+                "{destination}"
+            );
         }
         for destination in ["::1", "ff02::1", "fe80::1", "::"] {
             assert_eq!(policy.check(&own(), ip("fd99::2"), ip(destination)), Err(Refusal::NotRouted), "{destination}");

@@ -29,8 +29,7 @@ impl Pool {
     /// [`SavedError`] when `saved` gives a number twice, or the gateway's.
     pub(crate) fn new(ranges: config::Pool, saved: Saved) -> Result<Self, SavedError> {
         let last = last_number(&ranges);
-        let mut pool =
-            Self { ranges, last, numbers: BTreeMap::new(), devices: HashMap::new(), cursor: FIRST_DEVICE };
+        let mut pool = Self { ranges, last, numbers: BTreeMap::new(), devices: HashMap::new(), cursor: FIRST_DEVICE };
         for (device, number) in saved.devices {
             if number < FIRST_DEVICE {
                 return Err(SavedError::Reserved { device, number });
@@ -168,7 +167,9 @@ pub(crate) struct Saved {
 
 /// Every address of the pool belongs to a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("no address is left: all {devices} of the pool belong to devices; widen `pool`, or take old devices out of addresses.json")]
+#[error(
+    "no address is left: all {devices} of the pool belong to devices; widen `pool`, or take old devices out of addresses.json"
+)]
 pub(crate) struct Exhausted {
     devices: usize,
 }
@@ -262,10 +263,9 @@ mod tests {
 
     #[test]
     fn a_contradictory_file_is_refused() {
-        for (text, word) in [
-            (r#"{"version":1,"devices":{"a":2,"b":2}}"#, "both"),
-            (r#"{"version":1,"devices":{"a":1}}"#, "at least 2"),
-        ] {
+        for (text, word) in
+            [(r#"{"version":1,"devices":{"a":2,"b":2}}"#, "both"), (r#"{"version":1,"devices":{"a":1}}"#, "at least 2")]
+        {
             let saved = serde_json::from_str(text).unwrap();
             assert!(Pool::new(ranges("10.0.0.0/24", ""), saved).unwrap_err().to_string().contains(word));
         }

@@ -26,9 +26,10 @@ impl Issuers {
                     value: &other.signature_value.data,
                 };
                 let issuer = other.issuer().as_raw();
-                trusted.iter().filter_map(parse).any(|ca| {
-                    is_ca(&ca) && ca.subject().as_raw() == issuer && signature.is_by(&ca)
-                })
+                trusted
+                    .iter()
+                    .filter_map(parse)
+                    .any(|ca| is_ca(&ca) && ca.subject().as_raw() == issuer && signature.is_by(&ca))
             });
             if signed && !issuers.contains(other) {
                 issuers.push(other.clone());
@@ -208,8 +209,8 @@ fn system_time(unix_seconds: i64) -> SystemTime {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use rcgen::{
-        BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType, IsCa, KeyIdMethod,
-        KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
+        BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType, IsCa,
+        KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
     };
     use time::OffsetDateTime;
 
@@ -294,7 +295,8 @@ mod tests {
     #[test]
     fn an_issuing_ca_of_the_gateways_chain_counts_if_a_trusted_one_signed_it() {
         let root = ca("root", SIGNER);
-        let issuing = CertifiedIssuer::signed_by(ca_params("issuing", SIGNER), KeyPair::generate().unwrap(), &root).unwrap();
+        let issuing =
+            CertifiedIssuer::signed_by(ca_params("issuing", SIGNER), KeyPair::generate().unwrap(), &root).unwrap();
         let bytes = list(&issuing, 1, &[]);
         let with = |trusted: &Ca| Issuers::new(&[trusted.der().clone()], &[issuing.der().clone()]);
         assert!(RevocationList::read(&bytes, &with(&root)).is_ok());

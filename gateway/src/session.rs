@@ -144,12 +144,12 @@ impl Refused {
 }
 
 async fn admit(gateway: &Arc<Gateway>, connecting: quinn::Connecting) -> Result<Admitted, Refused> {
-    let connection =
-        connecting.await.map_err(|error| Refused::new(ConnectionOutcome::HandshakeFailed, format!("handshake: {error}")))?;
-    let certificate = peer_certificate(&connection);
-    let request = server::accept(connection.clone())
+    let connection = connecting
         .await
-        .map_err(|error| Refused::new(ConnectionOutcome::BadRequest, error))?;
+        .map_err(|error| Refused::new(ConnectionOutcome::HandshakeFailed, format!("handshake: {error}")))?;
+    let certificate = peer_certificate(&connection);
+    let request =
+        server::accept(connection.clone()).await.map_err(|error| Refused::new(ConnectionOutcome::BadRequest, error))?;
     let certificate = match certificate {
         Ok(certificate) => certificate,
         Err(reason) => {
@@ -207,7 +207,8 @@ async fn admit(gateway: &Arc<Gateway>, connecting: quinn::Connecting) -> Result<
 }
 
 fn peer_certificate(connection: &quinn::Connection) -> Result<DeviceCertificate, String> {
-    let chain = connection.peer_identity().and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok());
+    let chain =
+        connection.peer_identity().and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok());
     let leaf = chain.as_ref().and_then(|chain| chain.first()).ok_or("no client certificate")?;
     DeviceCertificate::read(leaf).map_err(|error| error.to_string())
 }
@@ -311,8 +312,7 @@ mod tests {
     #[test]
     fn a_request_gets_the_devices_address_of_its_family() {
         let addresses = Addresses { ipv4: "10.99.0.2".parse().ok(), ipv6: None };
-        let request =
-            |request_id, prefix: &str| RequestedAddress { request_id, prefix: prefix.parse().unwrap() };
+        let request = |request_id, prefix: &str| RequestedAddress { request_id, prefix: prefix.parse().unwrap() };
         let answer = |request_id, prefix: &str| AssignedAddress { request_id, prefix: prefix.parse().unwrap() };
         assert_eq!(answers(&addresses, &[]), [answer(0, "10.99.0.2/32")]);
         assert_eq!(

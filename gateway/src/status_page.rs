@@ -21,8 +21,7 @@ use crate::session::Session;
 
 /// Answers until the listener fails.
 pub(crate) async fn serve(listener: TcpListener, gateway: Arc<Gateway>) -> io::Error {
-    let router =
-        Router::new().route("/metrics", get(metrics)).route("/sessions", get(sessions)).with_state(gateway);
+    let router = Router::new().route("/metrics", get(metrics)).route("/sessions", get(sessions)).with_state(gateway);
     match axum::serve(listener, router).await {
         Ok(()) => io::Error::other("the metrics listener has ended"),
         Err(error) => error,

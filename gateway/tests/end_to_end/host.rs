@@ -25,7 +25,8 @@ impl Host {
         let (jobs, queue) = mpsc::channel::<Box<dyn FnOnce() + Send>>();
         std::thread::spawn(move || {
             unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace; these tests need root");
-            for line in ["link set lo up", "address add 10.20.0.80/32 dev lo", "address add fd20::80/128 dev lo nodad"] {
+            for line in ["link set lo up", "address add 10.20.0.80/32 dev lo", "address add fd20::80/128 dev lo nodad"]
+            {
                 assert!(Command::new("ip").args(line.split(' ')).status().unwrap().success(), "ip {line}");
             }
             queue.into_iter().for_each(|job| job());
