@@ -80,8 +80,8 @@ impl End {
     /// What the device sees as the error code of the connection.
     pub(crate) const fn code(self) -> Code {
         match self {
-            Self::Revoked => Code(0x6d32_01),
-            Self::Replaced => Code(0x6d32_02),
+            Self::Revoked => Code(0x6d3201),
+            Self::Replaced => Code(0x6d3202),
             Self::Stopping => Code::NO_ERROR,
         }
     }

@@ -78,7 +78,7 @@ impl Device {
         loop {
             assert!(tokio::time::Instant::now() < end, "no answer from {destination}");
             self.session.packets().send(&echo_request(own, destination)).unwrap();
-            if let Some(answer) = self.receive(Duration::from_secs(1), |packet| is_echo_reply(packet)).await {
+            if let Some(answer) = self.receive(Duration::from_secs(1), is_echo_reply).await {
                 let header = m2m_tunnel::packet::Header::parse(&answer).unwrap();
                 assert_eq!((header.source, header.destination), (destination, own));
                 return;

@@ -129,7 +129,7 @@ async fn addresses_stay_and_a_newer_session_replaces_the_older() {
     assert_eq!(second.addresses, first.addresses);
     second.ping("10.99.0.1").await;
     let CloseReason::Peer { code, reason } = first.end().await else { panic!("closed by the gateway") };
-    assert_eq!((code.0, reason.as_str()), (0x6d32_02, "replaced by a newer session of this device"));
+    assert_eq!((code.0, reason.as_str()), (0x6d3202, "replaced by a newer session of this device"));
     second.ping("fd20::80").await;
     wait_for_metric(&host, "m2m_gateway_sessions 2");
 
@@ -230,7 +230,7 @@ async fn revocation_takes_effect_at_once() {
     std::fs::write(&list, authority.revocation_list(2, &[11])).unwrap();
     gateway.signal(Signal::SIGHUP);
     let CloseReason::Peer { code, reason } = lost_device.end().await else { panic!("closed by the gateway") };
-    assert_eq!((code.0, reason.as_str()), (0x6d32_01, "the device's certificate has been revoked"));
+    assert_eq!((code.0, reason.as_str()), (0x6d3201, "the device's certificate has been revoked"));
     assert!(Device::connect(&host, &anchors, &lost).await.is_err());
     kept_device.ping("10.20.0.80").await;
     wait_for_metric(&host, "m2m_gateway_revocation_list_certificates 1");
