@@ -17,14 +17,9 @@ pub use inspect::{FirstBootState, Report, Slot, inspect};
 /// Why an image could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
-    /// The file cannot be opened.
-    #[error("{path}: {source}")]
-    Open {
-        /// The image.
-        path: String,
-        /// What the system said.
-        source: std::io::Error,
-    },
+    /// The image cannot be opened.
+    #[error("cannot be opened: {0}")]
+    Open(#[source] std::io::Error),
     /// There is no partition table.
     #[error("no valid GUID partition table: {0}; is this a disk image?")]
     PartitionTable(gpt::GptError),

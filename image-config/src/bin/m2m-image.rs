@@ -77,7 +77,9 @@ fn run(command: &Command) -> Result<()> {
         }
         Command::SetFirstBoot { image, file } => set_first_boot(image, file)?,
         Command::Inspect { image, json } => {
-            let report = inspect(&Disk::open(image, false)?).with_context(|| image.display().to_string())?;
+            let report = Disk::open(image, false)
+                .and_then(|disk| inspect(&disk))
+                .with_context(|| image.display().to_string())?;
             if *json {
                 println!("{}", serde_json::to_string_pretty(&report)?);
             } else {
@@ -91,7 +93,7 @@ fn run(command: &Command) -> Result<()> {
 fn set_first_boot(image: &Path, file: &Path) -> Result<()> {
     let text = std::fs::read_to_string(file).with_context(|| format!("{}: cannot be read", file.display()))?;
     config_file::parse::<FirstBoot>(file, &text)?;
-    let disk = Disk::open(image, true)?;
+    let disk = Disk::open(image, true).with_context(|| image.display().to_string())?;
     Esp::open(&disk)
         .and_then(|esp| esp.set_first_boot(&text))
         .with_context(|| format!("{}: the first-boot file was not written", image.display()))
