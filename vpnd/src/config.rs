@@ -152,10 +152,29 @@ struct File {
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "lowercase", deny_unknown_fields)]
+#[serde(try_from = "IdentityTables")]
 enum Identity {
     Tpm(TpmIdentity),
     Pem(PemIdentity),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IdentityTables {
+    tpm: Option<TpmIdentity>,
+    pem: Option<PemIdentity>,
+}
+
+impl TryFrom<IdentityTables> for Identity {
+    type Error = &'static str;
+
+    fn try_from(tables: IdentityTables) -> Result<Self, Self::Error> {
+        match (tables.tpm, tables.pem) {
+            (Some(tpm), None) => Ok(Self::Tpm(tpm)),
+            (None, Some(pem)) => Ok(Self::Pem(pem)),
+            _ => Err("expected either [identity.tpm] or [identity.pem]"),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -282,6 +301,12 @@ origin = "https://gateway.example"
     }
 
     #[test]
+    fn the_file_in_the_image_is_right() {
+        let config = parse(include_str!("../../image-config/files/etc/m2mvpn/vpnd.toml")).unwrap();
+        assert!(matches!(config.role, Role::Managed(managed) if managed.first_boot.starts_with("/run/m2mvpn")));
+    }
+
+    #[test]
     fn a_mistake_is_named() {
         for (text, names) in [
             (MANAGED.replace("machine =", "machin ="), ["machin", "expected"]),
@@ -290,6 +315,8 @@ origin = "https://gateway.example"
             (STANDALONE.replace("trust_anchor = \"/etc/vpnd/ca.pem\"", ""), ["`trust_anchor`", "identity.pem"]),
             (STANDALONE.replace("https://gateway.example", "gateway.example"), ["vpnd.toml:11", "tunnel.gateway[0].origin"]),
             (format!("interface = \"a/b\"\n{MANAGED}"), ["vpnd.toml:1", "interface"]),
+            (MANAGED.replace("tpm =", "tmp ="), ["vpnd.toml:5: identity.tmp", "`tpm`"]),
+            (MANAGED.replace("{ tpm = { tcti = \"device:/dev/tpmrm0\" } }", "{}"), ["vpnd.toml:5: identity", "[identity.pem]"]),
             (format!("dns = \"dnsmasq\"\n{MANAGED}"), ["vpnd.toml:1", "resolved"]),
         ] {
             let error = parse(&text).unwrap_err();
