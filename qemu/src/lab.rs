@@ -32,7 +32,7 @@ pub struct Lab {
     // Fields are dropped in this order.
     capture: Option<Capture>,
     web: WebServer,
-    _sntp: Service,
+    _sntp: [Service; 2],
     _servers: [ChildHandle; 2],
     topology: Topology,
     ek_ca: EkCa,
@@ -54,7 +54,10 @@ impl Lab {
         Ok(Self {
             capture: Some(capture),
             web: WebServer::start(&topology.company, token)?,
-            _sntp: sntp::serve(&topology.internet)?,
+            _sntp: [
+                sntp::serve(&topology.internet, ROUTER_V4.into())?,
+                sntp::serve(&topology.internet, ROUTER_V6.into())?,
+            ],
             _servers: servers,
             ek_ca: EkCa::create(&holder)?,
             topology,

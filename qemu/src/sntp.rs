@@ -1,14 +1,15 @@
 use std::{
     io,
-    net::{Ipv6Addr, UdpSocket},
+    net::{IpAddr, UdpSocket},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use crate::{LabError, Node, Result, service::Service};
 
-/// Answers NTP clients with the time of this machine, on every address of a node.
-pub(crate) fn serve(node: &Node) -> Result<Service> {
-    let socket = node.within(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 123)))?;
+/// Answers NTP clients with the time of this machine, on one address of a node: an answer that came from another address
+/// of it would be none.
+pub(crate) fn serve(node: &Node, address: IpAddr) -> Result<Service> {
+    let socket = node.within(|| UdpSocket::bind((address, 123)))?;
     let socket = socket.map_err(LabError::io("open the NTP server's socket"))?;
     socket.set_read_timeout(Some(Duration::from_millis(200))).map_err(LabError::io("set a timeout"))?;
     Ok(Service::start("sntp", move || {
