@@ -6,7 +6,9 @@ use std::{
 
 use crate::{
     Accelerator, Capture, ChildHandle, Daemon, DeviceNode, Firewall, FlashedImage, Gateway, LabError, Machine,
-    MachineOptions, Manager, ManagerOptions, Node, Result, Swtpm, Topology, WebServer, dnsmasq,
+    MachineOptions, Manager, ManagerOptions, Node, Result, Swtpm, Topology, WebServer,
+    addresses::{ROUTER_V4, ROUTER_V6},
+    dnsmasq,
     holder::{Holder, WORK_DIR},
     machine::Choice,
     process,
