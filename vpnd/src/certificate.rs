@@ -1,8 +1,8 @@
 //! The device's own certificate: what is said of it, and whether it may be taken.
 
+use m2m_identity::DeviceKey;
 use m2m_identity::chain::{self, ChainError};
 use m2m_identity::tls::{ClientVerifier, Identity, TlsError, TrustAnchors};
-use m2m_identity::DeviceKey;
 use m2m_protocol::names::Token;
 use rustls::server::danger::ClientCertVerifier;
 use rustls_pki_types::{CertificateDer, UnixTime};

@@ -208,7 +208,8 @@ impl TryFrom<File> for Config {
     fn try_from(file: File) -> Result<Self, Self::Error> {
         let role = match file.identity {
             Identity::Tpm(tpm) => {
-                let beside = "beside [identity.tpm]: the manager gives the tunnel, the first-boot file its trust anchor";
+                let beside =
+                    "beside [identity.tpm]: the manager gives the tunnel, the first-boot file its trust anchor";
                 absent(&file.trust_anchor, "trust_anchor", beside)?;
                 absent(&file.tunnel, "tunnel", beside)?;
                 Role::Managed(Managed {
@@ -313,10 +314,16 @@ origin = "https://gateway.example"
             (MANAGED.replace("/run/m2mvpn/machine.json", "").replace("machine = \"\"", ""), ["`machine`", "expected"]),
             (format!("trust_anchor = \"/ca.pem\"\n{MANAGED}"), ["`trust_anchor`", "expected no"]),
             (STANDALONE.replace("trust_anchor = \"/etc/vpnd/ca.pem\"", ""), ["`trust_anchor`", "identity.pem"]),
-            (STANDALONE.replace("https://gateway.example", "gateway.example"), ["vpnd.toml:11", "tunnel.gateway[0].origin"]),
+            (
+                STANDALONE.replace("https://gateway.example", "gateway.example"),
+                ["vpnd.toml:11", "tunnel.gateway[0].origin"],
+            ),
             (format!("interface = \"a/b\"\n{MANAGED}"), ["vpnd.toml:1", "interface"]),
             (MANAGED.replace("tpm =", "tmp ="), ["vpnd.toml:5: identity.tmp", "`tpm`"]),
-            (MANAGED.replace("{ tpm = { tcti = \"device:/dev/tpmrm0\" } }", "{}"), ["vpnd.toml:5: identity", "[identity.pem]"]),
+            (
+                MANAGED.replace("{ tpm = { tcti = \"device:/dev/tpmrm0\" } }", "{}"),
+                ["vpnd.toml:5: identity", "[identity.pem]"],
+            ),
             (format!("dns = \"dnsmasq\"\n{MANAGED}"), ["vpnd.toml:1", "resolved"]),
         ] {
             let error = parse(&text).unwrap_err();

@@ -46,7 +46,9 @@ pub fn of_quic(error: &ConnectionError, clock: &Clock) -> Option<Distrust> {
             let late = alert == CERTIFICATE_EXPIRED;
             Some(Distrust::OfServer(server(&error.reason, late, clock)))
         }
-        ConnectionError::ConnectionClosed(close) => Some(Distrust::OfDevice(device(alert(u64::from(close.error_code))?))),
+        ConnectionError::ConnectionClosed(close) => {
+            Some(Distrust::OfDevice(device(alert(u64::from(close.error_code))?)))
+        }
         _ => None,
     }
 }
@@ -84,7 +86,8 @@ fn is_about_certificates(alert: u8) -> bool {
 fn server(reason: &str, late: bool, clock: &Clock) -> String {
     let mut text = format!("the server's certificate is not trusted: {reason}");
     if late {
-        let now = i64::try_from(clock.now().as_secs()).ok().and_then(|now| OffsetDateTime::from_unix_timestamp(now).ok());
+        let now =
+            i64::try_from(clock.now().as_secs()).ok().and_then(|now| OffsetDateTime::from_unix_timestamp(now).ok());
         let now = now.and_then(|now| now.format(&Rfc3339).ok()).unwrap_or_default();
         text.push_str(&format!("; this machine takes the time to be {now}: its clock may be wrong"));
         if clock.is_behind() {

@@ -5,8 +5,8 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use axum::extract::connect_info::{ConnectInfo, Connected};
 use axum::extract::State;
+use axum::extract::connect_info::{ConnectInfo, Connected};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -129,7 +129,64 @@ async fn pass_on(api: &Api, peer: Peer, word: impl FnOnce(oneshot::Sender<()>) -
 }
 
 fn problem(status: StatusCode, title: &str, detail: &str) -> Response {
-    let problem =
-        Problem { status: status.as_u16(), title: title.to_owned(), detail: Some(detail.to_owned()) };
+    let problem = Problem { status: status.as_u16(), title: title.to_owned(), detail: Some(detail.to_owned()) };
     (status, [(header::CONTENT_TYPE, "application/problem+json")], Json(problem)).into_response()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::api::client::{Call, CallError, call};
+
+    /// A server in its own directory, and the words that reach the daemon.
+    fn start() -> (tempfile::TempDir, PathBuf, mpsc::Receiver<Word>) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("run/vpnd.sock");
+        let (words, said) = mpsc::channel(1);
+        tokio::spawn(Server::bind(&path).unwrap().serve(Arc::default(), words));
+        (directory, path, said)
+    }
+
+    #[tokio::test]
+    async fn words_reach_the_daemon_before_they_are_answered() {
+        let (_directory, socket, mut said) = start();
+        let (_, status) = call(&socket, Call::Status).await.unwrap();
+        assert_eq!(status.state, crate::state::StateName::NotProvisioned);
+
+        let asked = tokio::spawn(async move {
+            let connect = call(&socket, Call::Connect).await;
+            (connect, call(&socket, Call::Disconnect).await)
+        });
+        let Some(Word::Connect(noted)) = said.recv().await else { unreachable!() };
+        noted.send(()).unwrap();
+        let Some(Word::Disconnect(noted)) = said.recv().await else { unreachable!() };
+        // The daemon is about to end.
+        drop(noted);
+        let (connect, disconnect) = asked.await.unwrap();
+        assert!(connect.is_ok());
+        assert!(matches!(disconnect, Err(CallError::Broken(text)) if text.contains("about to end")));
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_a_dead_daemon_left_is_replaced_and_a_file_is_not() {
+        let (directory, socket, _said) = start();
+        let second = Server::bind(&socket).unwrap();
+        drop(second);
+        assert!(matches!(call(&socket, Call::Status).await, Err(CallError::Unreachable { .. })));
+
+        let file = directory.path().join("precious");
+        std::fs::write(&file, "data").unwrap();
+        assert!(Server::bind(&file).is_err());
+        assert_eq!(std::fs::read(&file).unwrap(), b"data");
+    }
+
+    #[test]
+    fn strangers_may_only_look() {
+        let stranger = |uid| Peer(Some((Uid::from_raw(uid), Gid::from_raw(65_534))));
+        assert!(stranger(0).may_do_everything());
+        assert!(stranger(geteuid().as_raw()).may_do_everything());
+        assert!(!stranger(65_533).may_do_everything());
+        assert!(!Peer(None).may_do_everything());
+    }
 }

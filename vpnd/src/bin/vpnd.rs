@@ -56,11 +56,10 @@ fn main() -> ExitCode {
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            log::error!("{error:#}");
-            if vpnd::journal::is_used() || arguments.check {
-                // Whoever started it by hand sees it, too.
+            if log::max_level() == log::LevelFilter::Off {
                 eprintln!("vpnd: {error:#}");
             }
+            log::error!("{error:#}");
             ExitCode::FAILURE
         }
     }

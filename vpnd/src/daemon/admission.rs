@@ -54,7 +54,9 @@ fn find_or_make_key(device: &Device, provision: &Provision) -> Result<TpmKey, En
         let Some(pem) = device.store.key(id).map_err(|error| unusable(&error))? else { continue };
         match provision.tpm.load_signing_key(&pem) {
             Ok(key) => return Ok(key),
-            Err(error @ (TpmError::KeyOfAnotherTpm | TpmError::KeyFile(_))) => log::warn!("a stored key is left: {error}"),
+            Err(error @ (TpmError::KeyOfAnotherTpm | TpmError::KeyFile(_))) => {
+                log::warn!("a stored key is left: {error}")
+            }
             Err(error) => return Err(unusable(&error)),
         }
     }

@@ -52,12 +52,7 @@ fn read_files(managed: &Managed) -> Result<(FirstBoot, Machine), LookFailure> {
     Ok((first_boot, machine))
 }
 
-fn open_identity(
-    device: &Device,
-    tcti: &str,
-    first_boot: FirstBoot,
-    machine: Machine,
-) -> Result<Found, LookFailure> {
+fn open_identity(device: &Device, tcti: &str, first_boot: FirstBoot, machine: Machine) -> Result<Found, LookFailure> {
     let anchors = TrustAnchors::parse(first_boot.manager.trust_anchor.as_pem().as_bytes())
         .map_err(|error| LookFailure::Files(format!("first-boot file: manager.trust_anchor: {error}")))?;
     let tpm = Tpm::open(tcti).map_err(|error| LookFailure::Unusable(error.to_string()))?;
@@ -84,11 +79,7 @@ fn open_identity(
 }
 
 /// The enrolment's key and certificate; the inner error says why they are lost, so that new ones are needed.
-fn load_identity(
-    device: &Device,
-    tpm: &Tpm,
-    enrolment: &Enrolment,
-) -> Result<Result<Identity, String>, LookFailure> {
+fn load_identity(device: &Device, tpm: &Tpm, enrolment: &Enrolment) -> Result<Result<Identity, String>, LookFailure> {
     let pem = match device.store.key(&enrolment.key) {
         Ok(Some(pem)) => pem,
         Ok(None) => return Ok(Err("the key of the certificate is missing".to_owned())),
@@ -115,8 +106,8 @@ fn read_standalone(device: &Device, files: &Standalone) -> Result<Found, LookFai
         certificate::join(&read(&files.certificate)?, key).map_err(|error| wrong(&files.certificate, &error))?;
     let anchors = TrustAnchors::parse(read(&files.trust_anchor)?.as_bytes())
         .map_err(|error| wrong(&files.trust_anchor, &error))?;
-    let member = Member::new(&identity, anchors, files.tunnel.clone())
-        .map_err(|error| wrong(&files.certificate, &error))?;
+    let member =
+        Member::new(&identity, anchors, files.tunnel.clone()).map_err(|error| wrong(&files.certificate, &error))?;
     device.set_member(None, Some(member));
     Ok(Found::Member(Membership::new(&files.tunnel, false)))
 }

@@ -120,11 +120,7 @@ impl Daemon {
         self.step(service, Machine::handle_timeout);
     }
 
-    fn step(
-        &mut self,
-        service: &Service,
-        step: impl FnOnce(&mut Machine, Instant) -> Vec<crate::state::Command>,
-    ) {
+    fn step(&mut self, service: &Service, step: impl FnOnce(&mut Machine, Instant) -> Vec<crate::state::Command>) {
         let cause_before = self.machine.state().cause();
         let commands = step(&mut self.machine, Instant::now());
         let state = self.machine.state();

@@ -68,7 +68,10 @@ impl Tasks {
                 }),
                 Command::Connect { attempt, gateway } => {
                     self.interface = true;
-                    self.begin(attempt, |stop| async move { tunnel::run(&device, attempt, &gateway, &events, stop).await });
+                    self.begin(
+                        attempt,
+                        |stop| async move { tunnel::run(&device, attempt, &gateway, &events, stop).await },
+                    );
                 }
             }
         }

@@ -150,8 +150,7 @@ impl Opened {
                 _ => continue,
             }
             let (Some(assigned), Some(advertised)) = (&addresses, &routes) else { continue };
-            let granted: Vec<IpNet> =
-                assigned.iter().filter(|one| !one.is_refusal()).map(|one| one.prefix).collect();
+            let granted: Vec<IpNet> = assigned.iter().filter(|one| !one.is_refusal()).map(|one| one.prefix).collect();
             if granted.is_empty() {
                 let text = "the gateway has no address for this device".to_owned();
                 return if up { End::Lost(text) } else { End::Failed(ConnectFailure::Refused(text)) };
@@ -283,7 +282,9 @@ fn no_connection(error: NetworkError, device: &Device) -> ConnectFailure {
     };
     match (distrust, error) {
         (Some(distrust), _) => failure(distrust),
-        (None, error @ (NetworkError::Firewall(_) | NetworkError::Kernel(_))) => ConnectFailure::Local(error.to_string()),
+        (None, error @ (NetworkError::Firewall(_) | NetworkError::Kernel(_))) => {
+            ConnectFailure::Local(error.to_string())
+        }
         (None, error) => ConnectFailure::Unreachable(error.to_string()),
     }
 }

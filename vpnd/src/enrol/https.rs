@@ -84,13 +84,12 @@ impl Connection {
             .map_err(HttpsError::Request)?;
         self.requests.ready().await?;
         let (head, body) = self.requests.send_request(request).await?.into_parts();
-        let body = Limited::new(body, MAX_BODY).collect().await.map_err(|error| {
-            match error.downcast::<hyper::Error>() {
+        let body =
+            Limited::new(body, MAX_BODY).collect().await.map_err(|error| match error.downcast::<hyper::Error>() {
                 Ok(error) => HttpsError::Http(*error),
                 Err(error) if error.is::<LengthLimitError>() => HttpsError::TooLarge,
                 Err(error) => HttpsError::Tls(io::Error::other(error)),
-            }
-        })?;
+            })?;
         Ok(Response { status: head.status.as_u16(), body: body.to_bytes() })
     }
 }

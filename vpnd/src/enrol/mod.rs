@@ -149,8 +149,7 @@ fn admit<A: Applicant>(
 ) -> Result<Answer, EnrolError> {
     let Enrolled { certificate_chain, configuration, .. } = enrolled;
     let device_id = &configuration.device_id;
-    let identity =
-        certificate::accept(&certificate_chain, applicant.key(), &manager.anchors, device_id, clock.now())?;
+    let identity = certificate::accept(&certificate_chain, applicant.key(), &manager.anchors, device_id, clock.now())?;
     Ok(Answer::Enrolled(Box::new(Membership { identity, certificate_chain, configuration })))
 }
 

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use super::not_provisioned::proceed;
 use super::{
-    Command, Connecting, Context, Disconnected, Enrolling, Event, HUNG, LookFailure, Membership, Pace, Phase, State, Step,
+    Command, Connecting, Context, Disconnected, Enrolling, Event, HUNG, LookFailure, Membership, Pace, Phase, State,
+    Step,
 };
 
 /// A device that finds itself with another TPM says so for this long before it asks to be let in anew.
@@ -42,7 +43,13 @@ impl Error {
         &self.cause
     }
 
-    pub(super) fn enter(cause: String, recovery: Recovery, mut pace: Pace, context: &mut Context, now: Instant) -> Step {
+    pub(super) fn enter(
+        cause: String,
+        recovery: Recovery,
+        mut pace: Pace,
+        context: &mut Context,
+        now: Instant,
+    ) -> Step {
         let wait = match recovery {
             Recovery::EnrolAgain => SAY_SO,
             _ => pace.quick.next(&mut context.rng),

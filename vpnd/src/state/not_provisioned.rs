@@ -2,9 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{
-    Command, Context, Enrolling, Error, Event, Found, HUNG, LookFailure, Pace, Phase, Recovery, State, Step,
-};
+use super::{Command, Context, Enrolling, Error, Event, Found, HUNG, LookFailure, Pace, Phase, Recovery, State, Step};
 
 /// A wrong file is looked at again after this long: somebody may have mended it.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(5);

@@ -3,9 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::enrolling::join;
-use super::{
-    Admission, Command, Context, EnrolFailure, Error, Event, HUNG, Pace, Phase, Recovery, State, Step,
-};
+use super::{Admission, Command, Context, EnrolFailure, Error, Event, HUNG, Pace, Phase, Recovery, State, Step};
 
 /// Never asks more often than this, whatever the manager says.
 const SHORTEST: Duration = Duration::from_secs(1);

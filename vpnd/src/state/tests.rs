@@ -408,10 +408,8 @@ impl Bench {
                 assert_ne!(self.name(), StateName::Disconnected);
             }
             Happening::Disconnect => {
-                let enrolled = matches!(
-                    self.name(),
-                    StateName::Connecting | StateName::Connected | StateName::Disconnected
-                );
+                let enrolled =
+                    matches!(self.name(), StateName::Connecting | StateName::Connected | StateName::Disconnected);
                 self.event(Event::Disconnect);
                 assert!(!enrolled || self.name() == StateName::Disconnected);
                 assert!(!self.running.iter().any(|running| matches!(running, Command::Connect { .. })));

@@ -87,8 +87,7 @@ impl Bench {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let manager =
-            Manager { origin: format!("https://{NAME}").parse().unwrap(), anchors: self.authority.anchors() };
+        let manager = Manager { origin: format!("https://{NAME}").parse().unwrap(), anchors: self.authority.anchors() };
         exchange(stream, &manager, Arc::clone(&self.applicant), &self.clock).await
     }
 
@@ -238,7 +237,10 @@ async fn a_malformed_answer_is_named() {
         (manager::json(202, &json!({ "retry_after_s": -1, "reason": "" })), "retry_after_s: "),
         (with("/version", json!(2)), "expected version 1"),
         (with("/certificate_chain", json!("")), "no certificate found"),
-        (with("/certificate_chain", json!("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----")), "malformed"),
+        (
+            with("/certificate_chain", json!("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----")),
+            "malformed",
+        ),
         (with("/configuration/tunnel/gateway", json!([])), "configuration.tunnel"),
         (with("/configuration/device_id", json!("../../etc")), "expected 1 to 64"),
     ] {
