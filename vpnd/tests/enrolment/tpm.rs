@@ -13,6 +13,9 @@ use super::emulator::Emulator;
 use super::manager::{self, Asked};
 use super::{ID, NAME, clock, enrolled};
 
+/// What the device asked for, and the secret that it has to find.
+type Seen = Arc<Mutex<Option<(EnrolRequest, Vec<u8>)>>>;
+
 #[tokio::test]
 async fn a_device_proves_its_tpm_and_its_key() {
     use base64::Engine;
@@ -22,7 +25,7 @@ async fn a_device_proves_its_tpm_and_its_key() {
     let tpm = emulator.open();
     let key = Arc::new(tpm.create_signing_key().unwrap());
     let authority = Arc::new(Authority::new());
-    let asked_for: Arc<Mutex<Option<(EnrolRequest, Vec<u8>)>>> = Arc::default();
+    let asked_for = Seen::default();
 
     let (issuer, seen) = (Arc::clone(&authority), Arc::clone(&asked_for));
     let answers = Box::new(move |asked| match asked {
