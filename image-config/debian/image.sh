@@ -271,7 +271,7 @@ TEXT
             start=$((start + size))
         done <"$work/partitions"
     } >"$work/table"
-    in_tools bash -c "sfdisk --quiet --no-tell-kernel --no-reread $inside/m2mvpn.img <$inside/table"
+    in_tools bash -c "sfdisk --quiet --no-tell-kernel --no-reread $inside/m2mvpn.img <$inside/table >/dev/null"
 }
 
 # What the image was made of: packages with the kB that they take in the root, and the programs.
