@@ -19,6 +19,7 @@ pub(crate) fn serve_uplink(internet: &Node) -> Result<ChildHandle> {
     let configuration = format!(
         "{common}interface={DEVICE_LINK}
 dhcp-authoritative
+no-ping
 dhcp-leasefile={WORK_DIR}/dhcp.leases
 dhcp-range=192.0.2.20,192.0.2.99,1h
 dhcp-option=option:router,{ROUTER_V4}

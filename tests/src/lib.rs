@@ -2,8 +2,10 @@
 
 mod company;
 mod cutter;
+mod image;
 mod traffic;
 
 pub use company::{Company, LIMIT};
 pub use cutter::Cutter;
+pub use image::image;
 pub use traffic::Traffic;
