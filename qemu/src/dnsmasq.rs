@@ -70,7 +70,6 @@ bind-interfaces
 except-interface=lo
 log-facility=-
 log-queries
-log-dhcp
 "
     )
 }
