@@ -275,7 +275,8 @@ impl Machine {
     /// # Errors
     /// [`LabError::Timeout`] when the system does not shut down.
     pub fn power_off(&mut self) -> Result<()> {
-        self.shell("systemctl poweroff --no-block")?.ok()?;
+        // In the background and a moment later: the shell ends with the system, and its answer would be lost.
+        self.shell("(sleep 0.3; systemctl poweroff --no-block) >/dev/null 2>&1 </dev/null &")?.ok()?;
         let off = self.off();
         let running = self.running.as_mut().ok_or(off)?;
         running.qemu.wait(OFF_LIMIT)?;
