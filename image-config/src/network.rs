@@ -1,7 +1,9 @@
 //! What systemd's network services are told about the uplinks. Pure: from the first-boot file to texts.
 //!
-//! Nothing on an uplink may decide what the machine resolves or is called: resolvers, domains and host names that DHCP or
-//! router advertisements bring are not used. vpnd reads the resolvers from the leases for the two names that it needs.
+//! Nothing on an uplink may decide what the machine resolves or is called: domains and host names that DHCP or router
+//! advertisements bring are not used, and their resolvers by vpnd alone, for the names of manager and gateways. It reads
+//! those of DHCPv4 in the lease; those of IPv6 are written down by networkd only when it is told to use them, so it is, and
+//! `DNSDefaultRoute=no` keeps systemd-resolved from asking them.
 
 use std::fmt::Write;
 use std::net::IpAddr;
@@ -47,8 +49,18 @@ fn network(uplink: &Uplink) -> String {
         Method::Dhcp => dhcp(&mut text, metric),
         Method::Static => fixed(&mut text, uplink, metric),
     }
-    text
+    text + TIME_RULE
 }
+
+/// The time servers are those of the uplink, also when the tunnel takes all other traffic. The rule stands before the one by
+/// which vpnd leads packets into the tunnel.
+const TIME_RULE: &str = "\n[RoutingPolicyRule]\n\
+    Family=both\n\
+    Priority=27900\n\
+    User=systemd-timesync\n\
+    IPProtocol=udp\n\
+    DestinationPort=123\n\
+    Table=main\n";
 
 fn dhcp(text: &mut String, metric: u32) {
     *text += &format!(
@@ -66,7 +78,7 @@ fn dhcp(text: &mut String, metric: u32) {
         UseNTP=yes\n\
         \n\
         [DHCPv6]\n\
-        UseDNS=no\n\
+        UseDNS=yes\n\
         UseDomains=no\n\
         UseHostname=no\n\
         SendHostname=no\n\
@@ -74,7 +86,7 @@ fn dhcp(text: &mut String, metric: u32) {
         \n\
         [IPv6AcceptRA]\n\
         RouteMetric={metric}\n\
-        UseDNS=no\n\
+        UseDNS=yes\n\
         UseDomains=no\n"
     );
 }
@@ -143,7 +155,8 @@ mod tests {
         let files = generated("[[uplink]]\nmatch = \"en*\"\nmethod = \"dhcp\"\n");
         for name in ["DHCPv4", "DHCPv6", "IPv6AcceptRA"] {
             let lines = section(&files[0], name);
-            assert!(lines.contains(&"UseDNS=no") && lines.contains(&"UseDomains=no"), "{name}: {lines:?}");
+            assert!(lines.contains(&"UseDomains=no"), "{name}: {lines:?}");
+            assert_eq!(lines.contains(&"UseDNS=no"), name == "DHCPv4", "{name}: {lines:?}");
         }
         for name in ["DHCPv4", "DHCPv6"] {
             let lines = section(&files[0], name);
@@ -171,6 +184,17 @@ mod tests {
         assert_eq!(section(&files[0], "Route"), ["Gateway=2001:db8::1", "Metric=102"]);
         // The uplink's resolver is for vpnd alone.
         assert!(!files[0].content.contains("\nDNS="));
+    }
+
+    #[test]
+    fn the_time_is_asked_beside_the_tunnel() {
+        for method in ["method = \"dhcp\"", "method = \"static\"\naddresses = [\"198.51.100.7/24\"]"] {
+            let files = generated(&format!("[[uplink]]\nmatch = \"en*\"\n{method}\n"));
+            let rule = section(&files[0], "RoutingPolicyRule");
+            for line in ["Family=both", "User=systemd-timesync", "DestinationPort=123", "Table=main"] {
+                assert!(rule.contains(&line), "{line}");
+            }
+        }
     }
 
     #[test]

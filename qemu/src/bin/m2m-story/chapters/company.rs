@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, ensure};
 use m2m_lab::{
-    addresses::{INTRANET_NAME, INTRANET_V4, INTRANET_V6},
+    addresses::{INTRANET_NAME, INTRANET_V4, INTRANET_V6, ROUTER_V4, ROUTER_V6},
     resident_bytes,
 };
 
@@ -17,6 +17,8 @@ use crate::{application, story::Story};
 const NET_ADMIN: u64 = 1 << 12;
 const EXPOSURE_LIMIT: f64 = 2.0;
 const KNOCK_PORT: u16 = 9999;
+/// The routing rule by which m2m-first-boot keeps the time servers on the uplink.
+const TIME_RULE: &str = "27900:";
 
 pub(super) fn tell(story: &mut Story) -> anyhow::Result<()> {
     story.step("the application reads http://intranet.corp.example/ by name", |story| fetch(story, INTRANET_NAME))?;
@@ -46,6 +48,16 @@ echo $! >/run/m2mvpn-lab.listener"
         }
         story.shell("kill $(cat /run/m2mvpn-lab.listener); killall nc 2>/dev/null; true")?;
         Ok("dropped".to_owned())
+    })?;
+    story.step("time and names that the tunnel needs are asked on the uplink, over IPv4 and IPv6", |story| {
+        let rules = story.shell("ip rule; ip -6 rule")?;
+        let for_time = rules.lines().filter(|line| line.starts_with(TIME_RULE)).count();
+        ensure!(for_time == 2, "the routing rules are {rules}");
+        let resolvers = story.shell("grep -h ^DNS= /run/systemd/netif/leases/* /run/systemd/netif/links/*")?;
+        for router in [ROUTER_V4.to_string(), ROUTER_V6.to_string()] {
+            ensure!(resolvers.contains(&router), "{router} is not among the resolvers {resolvers}");
+        }
+        Ok(String::new())
     })?;
     story.step("vpnd runs as its own user with CAP_NET_ADMIN and nothing else", |story| {
         let status = story.shell("cat /proc/$(systemctl show -p MainPID --value vpnd)/status")?;

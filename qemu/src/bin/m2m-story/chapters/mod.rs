@@ -10,7 +10,7 @@ mod trouble;
 use crate::story::Story;
 
 /// Steps of the whole story, those of [`Story::begin`] included.
-pub(crate) const COUNT: usize = 32;
+pub(crate) const COUNT: usize = 33;
 
 pub(crate) fn tell(story: &mut Story) -> anyhow::Result<()> {
     first_boot::tell(story)?;
