@@ -473,9 +473,13 @@ ipv6 = "fd99::/64"
     }
 
     #[test]
-    fn the_example_is_valid() {
-        let config = parse(include_str!("../gateway.toml")).unwrap();
-        assert!(config.crl.is_some_and(|crl| crl.required));
+    fn the_examples_are_valid() {
+        let documented =
+            include_str!("../../docs/fleet.md").split("```").find(|block| block.contains("client_ca")).unwrap();
+        for text in [include_str!("../gateway.example.toml"), documented.strip_prefix("toml\n").unwrap()] {
+            let config = parse(text).unwrap();
+            assert!(config.crl.is_some_and(|crl| crl.required));
+        }
     }
 
     #[test]

@@ -155,6 +155,9 @@ origin = "https://gateway.example"
     fn the_example_in_the_manual_is_right() {
         let example = include_str!("../manager.example.toml");
         config_file::parse::<Config>(Path::new("manager.example.toml"), example).unwrap();
+        let documented =
+            include_str!("../../docs/fleet.md").split("```").find(|block| block.contains("state_dir")).unwrap();
+        config_file::parse::<Config>(Path::new("fleet.md"), documented.strip_prefix("toml\n").unwrap()).unwrap();
     }
 
     #[test]
