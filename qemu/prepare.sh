@@ -59,7 +59,7 @@ new_enough() {
 build_programs() {
     local profile=${M2MVPN_PROFILE:-release} target=${CARGO_TARGET_DIR:-$project/target}
     step "building the programs ($profile)"
-    (cd "$project" && cargo build --quiet --locked --profile "$profile" "$@") || fail "the programs cannot be built"
+    (cd "$project" && cargo build --locked --profile "$profile" "$@") || fail "the programs cannot be built"
     [ "$profile" != dev ] || profile=debug
     programs=$(cd "$target/$profile" && pwd)
 }
