@@ -1,6 +1,6 @@
 use std::{fmt, net::IpAddr, net::Ipv4Addr, time::Duration};
 
-use etherparse::{ArpOperation, NetSlice, SlicedPacket, TransportSlice};
+use etherparse::{ArpOperation, LaxNetSlice, LaxSlicedPacket, NetSlice, SlicedPacket, TransportSlice};
 
 use super::{dns, pcap::Frame};
 use crate::addresses::{
@@ -10,7 +10,8 @@ use crate::addresses::{
 /// What may be on the device link; everything else is a leak.
 ///
 /// Allowed are ARP, DHCPv4 and DHCPv6, neighbour and router discovery, DNS to the router for the listed names only, NTP
-/// with the router, UDP 443 with the gateway and TCP 443 with the manager. Multicast reports (MLD, IGMP), ICMP errors,
+/// with the router, UDP 443 with the gateway and TCP 443 with the manager; and what a router says to a device about such a
+/// packet (ICMP errors, of which path MTU discovery lives). Multicast reports (MLD, IGMP), ICMP errors of the device,
 /// fragments and DNS over TCP are not.
 #[derive(Debug, Clone)]
 pub struct Policy {
@@ -92,7 +93,13 @@ impl Policy {
             Some(TransportSlice::Tcp(tcp)) => {
                 is_with(&self.managers, 443, (source, tcp.source_port()), (destination, tcp.destination_port()))
             }
+            Some(TransportSlice::Icmpv6(icmp)) if matches!(icmp.type_u8(), 1..=4) => {
+                self.allows_error(destination, icmp.payload())
+            }
             Some(TransportSlice::Icmpv6(icmp)) => is_discovery(icmp.type_u8()),
+            Some(TransportSlice::Icmpv4(icmp)) if matches!(icmp.type_u8(), 3 | 11 | 12) => {
+                self.allows_error(destination, icmp.payload())
+            }
             _ => false,
         };
         if allowed { Ok(()) } else { Err(summary(source, destination, packet.transport.as_ref())) }
@@ -107,6 +114,26 @@ impl Policy {
             (123, _) | (_, 123) => is_with(&self.routers, 123, from, to),
             _ => false,
         }
+    }
+
+    /// Whether an ICMP error tells `device` of a packet that it may send to a server. The error quotes the packet's beginning.
+    fn allows_error(&self, device: IpAddr, quoted: &[u8]) -> bool {
+        let Ok(packet) = LaxSlicedPacket::from_ip(quoted) else { return false };
+        let (source, server): (IpAddr, IpAddr) = match &packet.net {
+            Some(LaxNetSlice::Ipv4(ip)) => (ip.header().source_addr().into(), ip.header().destination_addr().into()),
+            Some(LaxNetSlice::Ipv6(ip)) => (ip.header().source_addr().into(), ip.header().destination_addr().into()),
+            _ => return false,
+        };
+        let servers = match &packet.transport {
+            Some(TransportSlice::Udp(udp)) => match udp.destination_port() {
+                443 => &self.gateways,
+                53 | 123 => &self.routers,
+                _ => return false,
+            },
+            Some(TransportSlice::Tcp(tcp)) if tcp.destination_port() == 443 => &self.managers,
+            _ => return false,
+        };
+        source == device && servers.contains(&server)
     }
 
     fn asks_allowed_names(&self, message: &[u8]) -> bool {
@@ -252,6 +279,31 @@ mod tests {
         for (what, frame) in leaks {
             assert!(Policy::lab().judge(&frame).is_err(), "{what} passed the audit");
         }
+    }
+
+    /// An ICMPv6 error of type 1 to `to` that quotes the first 100 bytes of `frame`'s packet.
+    fn error6(to: [u8; 16], frame: &[u8]) -> Vec<u8> {
+        let mut error = Vec::new();
+        let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv6(ROUTER_V6.octets(), to, 64);
+        let quoted = &frame[14..frame.len().min(114)];
+        builder.icmpv6_raw(1, 2, [0; 4]).write(&mut error, quoted).unwrap();
+        error
+    }
+
+    #[test]
+    fn a_router_may_tell_a_device_of_its_packets_and_nobody_else_of_any() {
+        let sent = udp6(GATEWAY_V6.octets(), (50000, 443), &[0xc0; 1200]);
+        Policy::lab().judge(&error6(DEVICE_V6, &sent)).unwrap();
+        assert!(Policy::lab().judge(&error6(GATEWAY_V6.octets(), &sent)).is_err(), "told to another");
+        let stray = udp6(GATEWAY_V6.octets(), (50000, 80), &[0; 10]);
+        assert!(Policy::lab().judge(&error6(DEVICE_V6, &stray)).is_err(), "about a packet that is a leak");
+        assert!(Policy::lab().judge(&error6(DEVICE_V6, &[0; 60])).is_err(), "about nothing");
+
+        // A device that answers the gateway by an error speaks beside the tunnel.
+        let mut received = Vec::new();
+        let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv6(GATEWAY_V6.octets(), DEVICE_V6, 64).udp(443, 50000);
+        builder.write(&mut received, &[0xc0; 50]).unwrap();
+        assert!(Policy::lab().judge(&error6(GATEWAY_V6.octets(), &received)).is_err());
     }
 
     #[test]
