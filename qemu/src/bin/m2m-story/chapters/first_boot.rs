@@ -67,7 +67,11 @@ pub(super) fn tell(story: &mut Story) -> anyhow::Result<()> {
 
 /// The time of the first answer, in seconds since the kernel's start.
 pub(super) fn first_ping(story: &mut Story) -> anyhow::Result<f64> {
-    let text = story.machine.shell_until("a ping to be answered", "test -s /run/m2mvpn-lab.ping && cat /run/m2mvpn-lab.ping", BOOT_LIMIT)?;
+    let text = story.machine.shell_until(
+        "a ping to be answered",
+        "test -s /run/m2mvpn-lab.ping && cat /run/m2mvpn-lab.ping",
+        BOOT_LIMIT,
+    )?;
     text.trim().parse().with_context(|| format!("{text:?} is no time"))
 }
 
