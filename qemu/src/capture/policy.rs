@@ -9,10 +9,10 @@ use crate::addresses::{
 
 /// What may be on the device link; everything else is a leak.
 ///
-/// Allowed are ARP, DHCPv4 and DHCPv6, neighbour and router discovery, DNS to the router for the listed names only, NTP
+/// Allowed are ARP, DHCPv4 and DHCPv6, neighbour and router discovery, DNS with the router for the listed names only, NTP
 /// with the router, UDP 443 with the gateway and TCP 443 with the manager; and what a router says to a device about such a
-/// packet (ICMP errors, of which path MTU discovery lives). Multicast reports (MLD, IGMP), ICMP errors of the device,
-/// fragments and DNS over TCP are not.
+/// packet (ICMP errors, of which path MTU discovery lives). Multicast reports (MLD, IGMP), ICMP errors of the device and
+/// fragments are not.
 #[derive(Debug, Clone)]
 pub struct Policy {
     /// Addresses of the router: the only DNS and NTP server.
@@ -91,7 +91,9 @@ impl Policy {
                 self.allows_udp(from, to, udp.payload())
             }
             Some(TransportSlice::Tcp(tcp)) => {
-                is_with(&self.managers, 443, (source, tcp.source_port()), (destination, tcp.destination_port()))
+                let (from, to) = ((source, tcp.source_port()), (destination, tcp.destination_port()));
+                is_with(&self.managers, 443, from, to)
+                    || is_with(&self.routers, 53, from, to) && self.allows_dns_segment(tcp.payload())
             }
             Some(TransportSlice::Icmpv6(icmp)) if matches!(icmp.type_u8(), 1..=4) => {
                 self.allows_error(destination, icmp.payload())
@@ -113,6 +115,17 @@ impl Policy {
             (53, _) | (_, 53) => is_with(&self.routers, 53, from, to) && self.asks_allowed_names(payload),
             (123, _) | (_, 123) => is_with(&self.routers, 123, from, to),
             _ => false,
+        }
+    }
+
+    /// DNS over TCP (RFC 7766): a segment has no data, or a whole message, its length before it or in a segment of its own.
+    fn allows_dns_segment(&self, data: &[u8]) -> bool {
+        match data {
+            [] | [_, _] => true,
+            [high, low, message @ ..] if usize::from(u16::from_be_bytes([*high, *low])) == message.len() => {
+                self.asks_allowed_names(message)
+            }
+            message => self.asks_allowed_names(message),
         }
     }
 
@@ -213,10 +226,20 @@ mod tests {
     }
 
     fn tcp(from: [u8; 4], to: [u8; 4], ports: (u16, u16)) -> Vec<u8> {
+        segment(from, to, ports, &[])
+    }
+
+    fn segment(from: [u8; 4], to: [u8; 4], ports: (u16, u16), data: &[u8]) -> Vec<u8> {
         let mut frame = Vec::new();
         let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(from, to, 64).tcp(ports.0, ports.1, 7, 1024);
-        builder.syn().write(&mut frame, &[]).unwrap();
+        builder.write(&mut frame, data).unwrap();
         frame
+    }
+
+    /// A DNS question with its length before it.
+    fn counted(name: &str) -> Vec<u8> {
+        let message = dns::query(name);
+        [&u16::try_from(message.len()).unwrap().to_be_bytes()[..], &message].concat()
     }
 
     fn icmp6(icmp_type: u8) -> Vec<u8> {
@@ -236,6 +259,9 @@ mod tests {
             udp(DEVICE_V4, router, (40000, 53), &dns::query("gateway.example")),
             udp(router, DEVICE_V4, (53, 40000), &dns::query("manager.example")),
             udp6(ROUTER_V6.octets(), (40000, 53), &dns::query("MANAGER.example")),
+            tcp(DEVICE_V4, router, (40000, 53)),
+            segment(DEVICE_V4, router, (40000, 53), &counted("gateway.example")),
+            segment(DEVICE_V4, router, (40000, 53), &dns::query("gateway.example")),
             udp(DEVICE_V4, router, (123, 123), &[0; 48]),
             udp(DEVICE_V4, GATEWAY_V4.octets(), (50000, 443), &[0xc0; 1200]),
             udp(GATEWAY_V4.octets(), DEVICE_V4, (443, 50000), &[0xc0; 1200]),
@@ -263,7 +289,12 @@ mod tests {
             ("a second name in one question", udp(DEVICE_V4, router, (40000, 53), &two_questions)),
             ("DNS past the router", udp(DEVICE_V4, STRANGER, (40000, 53), &dns::query("gateway.example"))),
             ("port 53 without DNS in it", udp(DEVICE_V4, router, (40000, 53), b"secret")),
-            ("DNS over TCP", tcp(DEVICE_V4, router, (40000, 53))),
+            (
+                "a name of the company over TCP",
+                segment(DEVICE_V4, router, (40000, 53), &counted("intranet.corp.example")),
+            ),
+            ("port 53 over TCP without DNS in it", segment(DEVICE_V4, router, (40000, 53), b"secret")),
+            ("DNS over TCP past the router", tcp(DEVICE_V4, STRANGER, (40000, 53))),
             ("NTP past the router", udp(DEVICE_V4, STRANGER, (123, 123), &[0; 48])),
             ("QUIC with a stranger", udp(DEVICE_V4, STRANGER, (50000, 443), &[0xc0; 1200])),
             ("another port of the gateway", udp(DEVICE_V4, GATEWAY_V4.octets(), (443, 80), &[0; 10])),
