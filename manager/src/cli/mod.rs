@@ -39,7 +39,7 @@ pub(crate) struct Arguments {
 const EXAMPLES: &str = "\
 Examples:
   Serve:
-    m2m-manager --config /etc/m2mvpn/manager.toml
+    m2m-manager --config /etc/m2m-manager/manager.toml
   Let in all machines whose TPM has a certificate of its maker, and whose serial number begins with ATM-:
     m2m-manager --config manager.toml ek-ca add tpm-maker.pem --serial 'ATM-*'
   Let in a machine that waits:
