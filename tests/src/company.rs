@@ -63,6 +63,17 @@ impl Company {
         Ok(device)
     }
 
+    /// A device as [`Company::device`] makes it, started, with its tunnel up.
+    ///
+    /// # Errors
+    /// When the name is taken or there is no tunnel within [`LIMIT`].
+    pub fn connected_device(&self, name: &str) -> anyhow::Result<Daemon> {
+        let mut device = self.device(name)?;
+        device.start()?;
+        device.wait_for_state("Connected", LIMIT)?;
+        Ok(device)
+    }
+
     /// Fetches the company's page through the tunnel of a device, over one address family.
     ///
     /// # Errors

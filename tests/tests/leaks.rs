@@ -14,9 +14,7 @@ fn wait_for_traffic(traffic: &Traffic) {
 #[test]
 fn a_killed_daemon_leaks_nothing_and_comes_back() {
     let mut company = Company::open().unwrap();
-    let mut device = company.device("truck").unwrap();
-    device.start().unwrap();
-    device.wait_for_state("Connected", LIMIT).unwrap();
+    let mut device = company.connected_device("truck").unwrap();
     let traffic = Traffic::start(&device.device().node);
     wait_for_traffic(&traffic);
     for _ in 0..2 {
@@ -33,9 +31,7 @@ fn a_killed_daemon_leaks_nothing_and_comes_back() {
 #[test]
 fn a_link_that_flaps_leaks_nothing_and_the_tunnel_carries_on() {
     let mut company = Company::open().unwrap();
-    let mut device = company.device("truck").unwrap();
-    device.start().unwrap();
-    device.wait_for_state("Connected", LIMIT).unwrap();
+    let device = company.connected_device("truck").unwrap();
     let traffic = Traffic::start(&device.device().node);
     wait_for_traffic(&traffic);
     for _ in 0..3 {
@@ -52,9 +48,7 @@ fn a_link_that_flaps_leaks_nothing_and_the_tunnel_carries_on() {
 #[test]
 fn a_device_cannot_send_from_an_address_that_is_not_its_own() {
     let mut company = Company::open().unwrap();
-    let mut device = company.device("truck").unwrap();
-    device.start().unwrap();
-    device.wait_for_state("Connected", LIMIT).unwrap();
+    let device = company.connected_device("truck").unwrap();
     let inbox = company.lab.topology().company.within(|| UdpSocket::bind("10.20.0.80:7777")).unwrap().unwrap();
     inbox.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
     let node = &device.device().node;

@@ -9,11 +9,8 @@ use m2m_tests::{Company, LIMIT};
 #[test]
 fn a_revoked_device_loses_its_tunnel_and_is_refused() {
     let mut company = Company::open().unwrap();
-    let (mut device, mut other) = (company.device("truck").unwrap(), company.device("other").unwrap());
-    for device in [&mut device, &mut other] {
-        device.start().unwrap();
-        device.wait_for_state("Connected", LIMIT).unwrap();
-    }
+    let mut device = company.connected_device("truck").unwrap();
+    let other = company.connected_device("other").unwrap();
     let id = company.manager.device(device.serial()).unwrap().unwrap().id;
     company.manager.revoke(&id).unwrap();
     let has_session = |company: &Company| {
