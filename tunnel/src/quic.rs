@@ -2,8 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use quinn::{
-    IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt,
+use quinn_proto::{
+    AckFrequencyConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt,
     crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig},
 };
 
@@ -14,7 +14,7 @@ pub const ALPN: &[u8] = b"h3";
 /// connection ids and stream ids (RFC 9484 §7.1 counts 1331).
 pub const INITIAL_MTU: u16 = 1350;
 
-/// Bytes of packets that wait for the congestion window. More would be delay on a slow link, and no more throughput.
+/// Bytes of packets in QUIC's own queue, one burst: what waits longer waits in a [`Queue`](crate::queue::Queue).
 const SEND_BUFFER: usize = 128 * 1024;
 
 /// Bytes of packets that came and were not taken yet, some bursts of the receiving side's offload.
@@ -23,34 +23,26 @@ const RECEIVE_BUFFER: usize = 256 * 1024;
 /// Streams carry capsules only.
 const STREAM_WINDOW: u32 = 64 * 1024;
 
-/// How a connection is kept alive and when it counts as dead.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Timing {
-    /// Silence after which a ping is sent.
-    pub keepalive: Duration,
-    /// Silence after which the connection is dead.
-    pub idle: Duration,
-}
+/// Silence after which a connection is dead: longer than the longest keepalive interval that a device may choose. That the peer is
+/// gone shows earlier, when something is sent ([`Event::Silent`](crate::session::Event::Silent)).
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(20 * 60);
 
-impl Default for Timing {
-    /// 20 s and 60 s.
-    fn default() -> Self {
-        Self { keepalive: Duration::from_secs(20), idle: Duration::from_secs(60) }
-    }
-}
+/// Packets that are acknowledged together while many come (draft-ietf-quic-ack-frequency): an acknowledgement costs as much as a
+/// packet.
+const ACK_THRESHOLD: u32 = 16;
 
-/// The transport of the device: it pings, and takes no requests.
+/// The transport of the device: it takes no requests.
 #[must_use]
-pub fn client_transport(timing: &Timing) -> TransportConfig {
-    let mut transport = transport(timing);
-    transport.keep_alive_interval(Some(timing.keepalive)).max_concurrent_bidi_streams(VarInt::from_u32(0));
+pub fn client_transport(idle: Duration) -> TransportConfig {
+    let mut transport = transport(idle);
+    transport.max_concurrent_bidi_streams(VarInt::from_u32(0));
     transport
 }
 
-/// The transport of the gateway: no pings of its own, traffic is the device's to pay for.
+/// The transport of the gateway.
 #[must_use]
-pub fn server_transport(timing: &Timing) -> TransportConfig {
-    let mut transport = transport(timing);
+pub fn server_transport(idle: Duration) -> TransportConfig {
+    let mut transport = transport(idle);
     transport.max_concurrent_bidi_streams(VarInt::from_u32(4));
     transport
 }
@@ -62,12 +54,12 @@ pub fn server_transport(timing: &Timing) -> TransportConfig {
 pub fn client_config(
     tls: impl Into<Arc<rustls::ClientConfig>>,
     transport: TransportConfig,
-) -> Result<quinn::ClientConfig, NoInitialCipherSuite> {
+) -> Result<quinn_proto::ClientConfig, NoInitialCipherSuite> {
     let mut tls = Arc::unwrap_or_clone(tls.into());
     tls.alpn_protocols = vec![ALPN.to_vec()];
     tls.resumption = rustls::client::Resumption::disabled();
     tls.enable_early_data = false;
-    let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
+    let mut config = quinn_proto::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
     config.transport_config(Arc::new(transport));
     Ok(config)
 }
@@ -80,29 +72,32 @@ pub fn client_config(
 pub fn server_config(
     tls: impl Into<Arc<rustls::ServerConfig>>,
     transport: TransportConfig,
-) -> Result<quinn::ServerConfig, NoInitialCipherSuite> {
+) -> Result<quinn_proto::ServerConfig, NoInitialCipherSuite> {
     let mut tls = Arc::unwrap_or_clone(tls.into());
     tls.alpn_protocols = vec![ALPN.to_vec()];
     tls.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     tls.send_tls13_tickets = 0;
     tls.max_early_data_size = 0;
-    let mut config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
+    let mut config = quinn_proto::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
     config.transport_config(Arc::new(transport)).migration(true);
     Ok(config)
 }
 
 /// What both sides share. Congestion control is CUBIC, quinn's default: its BBR calls itself experimental.
-fn transport(timing: &Timing) -> TransportConfig {
+fn transport(idle: Duration) -> TransportConfig {
+    let mut acknowledgements = AckFrequencyConfig::default();
+    acknowledgements.ack_eliciting_threshold(VarInt::from_u32(ACK_THRESHOLD));
     let mut transport = TransportConfig::default();
     transport
         .initial_mtu(INITIAL_MTU)
         .mtu_discovery_config(Some(MtuDiscoveryConfig::default()))
-        .max_idle_timeout(Some(idle_timeout(timing.idle)))
+        .max_idle_timeout(Some(idle_timeout(idle)))
         // Control, two for QPACK, and some of a kind that is still to be invented.
         .max_concurrent_uni_streams(VarInt::from_u32(8))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(8 * STREAM_WINDOW))
         .send_window(u64::from(8 * STREAM_WINDOW))
+        .ack_frequency_config(Some(acknowledgements))
         .datagram_send_buffer_size(SEND_BUFFER)
         .datagram_receive_buffer_size(Some(RECEIVE_BUFFER));
     transport

@@ -12,6 +12,8 @@ pub const IPV6_MIN_MTU: usize = 1280;
 const V4_HEADER: usize = 20;
 const V6_HEADER: usize = 40;
 
+const TCP: u8 = 6;
+const UDP: u8 = 17;
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
@@ -98,6 +100,58 @@ impl FromIterator<IpNet> for AddressSet {
             }
         }
         set
+    }
+}
+
+/// A number that is the same for all packets of a flow: addresses, protocol and, where they are in sight, ports.
+#[must_use]
+pub fn flow_hash(packet: &[u8]) -> u32 {
+    let (addresses, transport) = match packet.first().map(|byte| byte >> 4) {
+        Some(4) if packet.len() >= V4_HEADER => {
+            let is_fragment = u16::from_be_bytes([packet[6], packet[7]]) & 0x3fff != 0;
+            let ports = if is_fragment { packet.len() } else { v4_header_length(packet) };
+            (&packet[12..20], (packet[9], ports))
+        }
+        Some(6) if packet.len() >= V6_HEADER => (&packet[8..40], (packet[6], V6_HEADER)),
+        _ => return 0,
+    };
+    let (protocol, ports) = transport;
+    let ports = match protocol {
+        TCP | UDP => packet.get(ports..ports + 4).unwrap_or_default(),
+        _ => &[],
+    };
+    let words = addresses.chunks_exact(4).chain(ports.chunks_exact(4));
+    let hash = words.filter_map(|word| word.first_chunk()).fold(u64::from(protocol), |hash, word| {
+        (hash.rotate_left(5) ^ u64::from(u32::from_ne_bytes(*word))).wrapping_mul(0x517c_c1b7_2722_0a95)
+    });
+    (hash >> 32) as u32
+}
+
+/// Sets Congestion Experienced in a packet of a flow that understands it (RFC 3168 §5); `false`, and the packet as it was, for
+/// another.
+#[must_use]
+pub fn mark_congestion(packet: &mut [u8]) -> bool {
+    match packet.first().map(|byte| byte >> 4) {
+        Some(4) => {
+            let Some(header) = packet.first_chunk_mut::<V4_HEADER>() else { return false };
+            if header[1] & 3 == 0 {
+                return false;
+            }
+            let before = u16::from_be_bytes([header[0], header[1]]);
+            header[1] |= 3;
+            let after = u16::from_be_bytes([header[0], header[1]]);
+            let checksum = u16::from_be_bytes([header[10], header[11]]);
+            [header[10], header[11]] = update_checksum(checksum, before, after).to_be_bytes();
+            true
+        }
+        Some(6) => match packet.get_mut(1) {
+            Some(class) if *class & 0x30 != 0 => {
+                *class |= 0x30;
+                true
+            }
+            _ => false,
+        },
+        _ => false,
     }
 }
 

@@ -1,0 +1,657 @@
+//! A tunnel over one QUIC connection, without I/O: HTTP/3, the CONNECT-IP request, capsules, packets.
+//!
+//! The owner of a [`Session`] feeds it what its endpoint has for it ([`Session::handle_event`]) and the time
+//! ([`Session::handle_timeout`] when [`Session::poll_timeout`] is reached), then calls [`Session::settle`], takes events
+//! ([`Session::poll_event`]), packets ([`Session::recv`]) and UDP datagrams ([`Session::poll_transmit`]) until there are none.
+
+mod ending;
+mod event;
+mod liveness;
+mod streams;
+
+use std::{
+    collections::VecDeque,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::StatusCode;
+use quinn_proto::{Connection, ConnectionEvent, EndpointEvent, StreamId, Transmit};
+use rustls::pki_types::CertificateDer;
+
+pub(crate) use ending::{MAX_REASON, printable};
+pub use ending::CloseReason;
+pub use event::Event;
+
+use crate::{
+    capsule::{AssignedAddress, Capsule, CapsuleReader, RequestedAddress},
+    client::ConnectRequest,
+    http3::{
+        Code, ProtocolError,
+        datagram::{self, IP_CONTEXT},
+        message::{Request, Response},
+        settings::Settings,
+    },
+    qpack::Field,
+    queue::Queue,
+    request,
+    routes::{IpRange, normalize},
+};
+use liveness::{Due, Liveness};
+use streams::{Happening, Streams, code_of};
+
+/// What a packet must be preceded by to be given to [`Session::send`]: room for the stream and the context of HTTP datagrams.
+///
+/// A connection carries one tunnel, and its request is the first one, so that the quarter stream id is 0 (RFC 9297 §2.1), as is the
+/// context of IP packets (RFC 9484 §6).
+pub const PREFIX: [u8; 2] = [0, 0];
+
+/// Bytes of packets that may wait for the path.
+const QUEUE: usize = 1 << 20;
+
+/// How long a client may take to ask for a tunnel.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a refused client may take to acknowledge the answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Bytes of a refusal that are read.
+const MAX_REFUSAL: usize = 1024;
+
+/// What QUIC is given at once of what waits: as much as the path takes in this time, for what QUIC has nobody sorts any more.
+const AHEAD: Duration = Duration::from_millis(2);
+
+/// A tunnel over one QUIC connection.
+#[derive(Debug)]
+pub struct Session {
+    quic: Connection,
+    streams: Streams,
+    phase: Phase,
+    queue: Queue,
+    liveness: Liveness,
+    events: VecDeque<Event>,
+    ending: Option<CloseReason>,
+    /// When the peer is late with the next step of the handshake.
+    deadline: Option<Instant>,
+    max_packet_size: usize,
+    /// Room in QUIC's own queue when it is empty.
+    quic_room: usize,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// A client waits for SETTINGS.
+    Connecting(ConnectRequest),
+    /// A client waits for the answer.
+    Asked { stream: StreamId },
+    /// A client reads why it is refused.
+    Refused { stream: StreamId, status: StatusCode, text: Vec<u8> },
+    /// A server waits for SETTINGS and a request.
+    Listening { settings: Option<Settings>, request: Option<(StreamId, Request)> },
+    /// A server waits for the program's word.
+    Requested { stream: StreamId },
+    /// A server waits until the client knows that it is refused.
+    Rejecting { stream: StreamId },
+    /// The tunnel.
+    Open { stream: StreamId, capsules: CapsuleReader },
+    /// Nothing more comes.
+    Over,
+}
+
+impl Session {
+    /// The device's end of a connection that has just been begun. It asks for the tunnel as soon as it can.
+    #[must_use]
+    pub fn client(quic: Connection, request: ConnectRequest, now: Instant) -> Self {
+        let deadline = now + request.timeout;
+        Self::new(quic, Phase::Connecting(request), deadline, now)
+    }
+
+    /// The gateway's end of a connection that has just been accepted. Requests for anything but a tunnel are answered by themselves:
+    /// 404 (GET, HEAD), 501, or 400 for a path that is none.
+    #[must_use]
+    pub fn server(quic: Connection, now: Instant) -> Self {
+        Self::new(quic, Phase::Listening { settings: None, request: None }, now + REQUEST_TIMEOUT, now)
+    }
+
+    fn new(mut quic: Connection, phase: Phase, deadline: Instant, now: Instant) -> Self {
+        Self {
+            quic_room: quic.datagrams().send_buffer_space(),
+            streams: Streams::new(quic.side().is_server()),
+            quic,
+            phase,
+            queue: Queue::new(QUEUE, PREFIX.len()),
+            liveness: Liveness::new(None, now),
+            events: VecDeque::new(),
+            ending: None,
+            deadline: Some(deadline),
+            max_packet_size: 0,
+        }
+    }
+
+    /// Takes what the endpoint has for this connection. [`settle`](Self::settle) once after all of it.
+    pub fn handle_event(&mut self, event: ConnectionEvent) {
+        self.quic.handle_event(event);
+    }
+
+    /// Does what is due at `now`. [`settle`](Self::settle) after it.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.quic.handle_timeout(now);
+        if self.deadline.is_some_and(|deadline| deadline <= now) {
+            self.deadline = None;
+            self.late(now);
+        }
+        match self.liveness.due(self.quic.rtt(), now) {
+            Some(Due::Ping) if self.is_open() => self.quic.ping(),
+            Some(Due::Silent) if self.is_open() => self.events.push_back(Event::Silent(self.liveness.silence(now))),
+            _ => {}
+        }
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout).
+    pub fn poll_timeout(&mut self) -> Option<Instant> {
+        let liveness = if self.is_open() { self.liveness.deadline(self.quic.rtt()) } else { None };
+        [self.quic.poll_timeout(), self.deadline, liveness].into_iter().flatten().min()
+    }
+
+    /// Draws the conclusions from what was handled.
+    pub fn settle(&mut self, now: Instant) {
+        if let Err(error) = self.draw_conclusions(now) {
+            self.fail(&error, now);
+        }
+        if self.is_open() {
+            self.observe(now);
+        }
+    }
+
+    /// What happened.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// What the endpoint has to know.
+    pub fn poll_endpoint_event(&mut self) -> Option<EndpointEvent> {
+        self.quic.poll_endpoint_events()
+    }
+
+    /// Appends UDP datagrams to the empty `buffer`, at most `max_datagrams` of one size. To be called until it gives `None`.
+    pub fn poll_transmit(&mut self, now: Instant, max_datagrams: usize, buffer: &mut Vec<u8>) -> Option<Transmit> {
+        self.feed(max_datagrams, now);
+        let transmit = self.quic.poll_transmit(now, max_datagrams, buffer);
+        if transmit.is_none() && self.is_open() {
+            self.observe(now);
+        }
+        transmit
+    }
+
+    /// Queues an IP packet behind [`PREFIX`]. Best effort as IP is: the queue may lose it, or another one.
+    ///
+    /// # Errors
+    /// [`SendError`].
+    pub fn send(&mut self, datagram: Bytes, now: Instant) -> Result<(), SendError> {
+        if !self.is_open() {
+            return Err(SendError::NotOpen);
+        }
+        if datagram.len() > self.max_packet_size + PREFIX.len() {
+            return Err(SendError::TooLarge { max: self.max_packet_size });
+        }
+        self.queue.push(datagram, now);
+        Ok(())
+    }
+
+    /// The next IP packet, as the peer sent it: to be checked with [`crate::packet`].
+    pub fn recv(&mut self) -> Option<Bytes> {
+        if !self.is_open() {
+            return None;
+        }
+        while let Some(received) = self.quic.datagrams().recv() {
+            // The common case by hand: `read` is for all the others.
+            if let Some(packet) = received.strip_prefix(&PREFIX) {
+                return Some(received.slice_ref(packet));
+            }
+            match datagram::read(received) {
+                // Other spellings of the same numbers.
+                Ok(Some(other)) if other.stream == 0 && other.context == IP_CONTEXT => return Some(other.payload),
+                // Those of other streams and contexts are dropped (RFC 9297 §2.1, RFC 9484 §6).
+                Ok(_) => {}
+                Err(error) => {
+                    self.fail(&error, Instant::now());
+                    return None;
+                }
+            }
+        }
+        None
+    }
+
+    /// Says yes to the request. Addresses and routes come after it.
+    pub fn accept(&mut self) {
+        let Phase::Requested { stream } = self.phase else { return };
+        self.streams.send_fields(&mut self.quic, stream, &request::granted().to_fields());
+        self.open(stream);
+    }
+
+    /// Refuses the request with `status`, says why in plain text, waits until the client has it (2 seconds at most) and closes the
+    /// connection.
+    pub fn reject(&mut self, status: StatusCode, reason: &str, now: Instant) {
+        let Phase::Requested { stream } = self.phase else { return };
+        self.answer(stream, status, reason);
+        self.phase = Phase::Rejecting { stream };
+        self.deadline = Some(now + ANSWER_TIMEOUT);
+    }
+
+    /// Sends ADDRESS_ASSIGN: all addresses that the peer has from now on.
+    pub fn assign_addresses(&mut self, addresses: Vec<AssignedAddress>) {
+        self.tell(&Capsule::AddressAssign(addresses));
+    }
+
+    /// Sends ADDRESS_REQUEST.
+    pub fn request_addresses(&mut self, addresses: Vec<RequestedAddress>) {
+        self.tell(&Capsule::AddressRequest(addresses));
+    }
+
+    /// Sends ROUTE_ADVERTISEMENT: all ranges that the peer reaches through this side from now on, put in [normal form](normalize).
+    pub fn advertise_routes(&mut self, routes: Vec<IpRange>) {
+        self.tell(&Capsule::RouteAdvertisement(normalize(routes)));
+    }
+
+    /// Sends GOAWAY: this side is about to leave, the peer should move to another gateway. The session goes on until it is closed.
+    pub fn go_away(&mut self) {
+        let Phase::Open { stream, .. } = self.phase else { return };
+        // A server names the first stream that it does not serve any more, a client the first push (RFC 9114 §5.2).
+        let id = if self.quic.side().is_server() { u64::from(stream) + 4 } else { 0 };
+        self.streams.send_goaway(&mut self.quic, id);
+    }
+
+    /// Closes the tunnel and its connection. The peer sees `reason`, at most 256 bytes of it.
+    pub fn close(&mut self, code: Code, reason: &str, now: Instant) {
+        self.end(CloseReason::Local, code, reason, now);
+    }
+
+    /// The interval after which a ping is sent when nothing else is; `None` for no pings.
+    pub fn set_keepalive(&mut self, interval: Option<Duration>) {
+        self.liveness.set_keepalive(interval);
+    }
+
+    /// Sends a ping now: its answer, or [`Event::Silent`], tells whether the peer is there.
+    pub fn ping(&mut self) {
+        self.quic.ping();
+    }
+
+    /// This side has another address from now on (RFC 9000 §9): what was learned about the old path does not count any more.
+    pub fn address_changed(&mut self, now: Instant) {
+        self.quic.local_address_changed();
+        self.quic.path_changed(now);
+    }
+
+    /// The largest IP packet in bytes that one datagram of the path carries now; 0 before the tunnel is open.
+    #[must_use]
+    pub fn max_packet_size(&self) -> usize {
+        self.max_packet_size
+    }
+
+    /// The largest UDP payload in bytes that the path carries now.
+    #[must_use]
+    pub fn datagram_size(&self) -> u16 {
+        self.quic.current_mtu()
+    }
+
+    /// Whether [`poll_event`](Self::poll_event) has something.
+    #[must_use]
+    pub fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
+    /// Where the peer is.
+    #[must_use]
+    pub fn remote(&self) -> SocketAddr {
+        self.quic.remote_address()
+    }
+
+    /// The path's round trip time, smoothed (RFC 9002 §5.3).
+    #[must_use]
+    pub fn round_trip(&self) -> Duration {
+        self.quic.rtt()
+    }
+
+    /// The peer's certificate chain, leaf first, once the handshake is over; empty when it showed none.
+    #[must_use]
+    pub fn peer_certificates(&self) -> Vec<CertificateDer<'static>> {
+        let identity = self.quic.crypto_session().peer_identity();
+        let chain = identity.and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok());
+        chain.map(|chain| *chain).unwrap_or_default()
+    }
+
+    /// Packets that the queue lost, and packets that it marked.
+    #[must_use]
+    pub fn queue_signals(&self) -> (u64, u64) {
+        self.queue.signals()
+    }
+
+    /// Whether the connection may be forgotten: it is closed, and the peer had time to know.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.quic.is_drained()
+    }
+
+    /// Whether packets pass.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        matches!(self.phase, Phase::Open { .. })
+    }
+
+    fn draw_conclusions(&mut self, now: Instant) -> Result<(), ProtocolError> {
+        self.streams.open_control(&mut self.quic);
+        while let Some(event) = self.quic.poll() {
+            match event {
+                quinn_proto::Event::Connected => self.events.push_back(Event::Connected),
+                quinn_proto::Event::ConnectionLost { reason } => self.over(reason.into()),
+                quinn_proto::Event::Stream(event) => self.streams.handle(&mut self.quic, event)?,
+                quinn_proto::Event::HandshakeDataReady
+                | quinn_proto::Event::DatagramReceived
+                | quinn_proto::Event::DatagramsUnblocked => {}
+            }
+        }
+        while let Some(happening) = self.streams.next() {
+            self.happened(happening, now)?;
+        }
+        self.ask();
+        Ok(())
+    }
+
+    fn happened(&mut self, happening: Happening, now: Instant) -> Result<(), ProtocolError> {
+        match happening {
+            Happening::Settings(settings) => self.peer_settings(settings, now)?,
+            Happening::GoAway(id) => match self.phase {
+                // The server does not process requests from this id on (RFC 9114 §5.2).
+                Phase::Asked { stream } if id <= u64::from(stream) => {
+                    let reason = CloseReason::Peer { code: Code::REQUEST_REJECTED, reason: "going away".into() };
+                    self.end(reason, Code::NO_ERROR, "", now);
+                }
+                _ => self.events.push_back(Event::GoAway),
+            },
+            Happening::Fields(stream, fields) => self.fields(stream, fields)?,
+            Happening::Content(stream, content) => self.content(stream, &content, now)?,
+            Happening::Ended(stream) => self.ended(stream, now)?,
+            Happening::Reset(stream, code) => match &self.phase {
+                Phase::Asked { stream: own } | Phase::Open { stream: own, .. } if *own == stream => {
+                    self.end(CloseReason::Peer { code, reason: String::new() }, Code::NO_ERROR, "", now);
+                }
+                Phase::Refused { stream: own, .. } if *own == stream => self.refused(now),
+                Phase::Rejecting { stream: own } if *own == stream => self.close(Code::NO_ERROR, "refused", now),
+                Phase::Requested { stream: own } if *own == stream => {
+                    self.end(CloseReason::Ended, Code::NO_ERROR, "", now);
+                }
+                _ => {}
+            },
+            Happening::Delivered(stream) => {
+                if matches!(self.phase, Phase::Rejecting { stream: own } if own == stream) {
+                    self.close(Code::NO_ERROR, "refused", now);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn peer_settings(&mut self, settings: Settings, now: Instant) -> Result<(), ProtocolError> {
+        if settings.h3_datagram && self.quic.datagrams().max_size().is_none() {
+            let reason = "HTTP datagrams without QUIC datagrams";
+            return Err(ProtocolError::new(Code::SETTINGS_ERROR, reason));
+        }
+        match &mut self.phase {
+            Phase::Connecting(_) => {
+                // An extended CONNECT must not be sent before the server said that it takes one (RFC 9220 §3).
+                let missing = match settings {
+                    Settings { enable_connect_protocol: false, .. } => "ENABLE_CONNECT_PROTOCOL",
+                    Settings { h3_datagram: false, .. } => "H3_DATAGRAM",
+                    _ => return Ok(()),
+                };
+                self.events.push_back(Event::Unsupported { missing });
+                self.close(Code::NO_ERROR, "no IP tunnels here", now);
+            }
+            Phase::Listening { settings: seen, .. } => {
+                *seen = Some(settings);
+                self.announce(now);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Asks for the tunnel, as soon as the server says that it has some and there is a stream for the request.
+    fn ask(&mut self) {
+        let Phase::Connecting(request) = &self.phase else { return };
+        if !self.streams.knows_peer() {
+            return;
+        }
+        let fields = request.fields();
+        let Some(stream) = self.streams.open_request(&mut self.quic) else { return };
+        self.streams.send_fields(&mut self.quic, stream, &fields);
+        self.phase = Phase::Asked { stream };
+    }
+
+    fn fields(&mut self, stream: StreamId, fields: Vec<Field>) -> Result<(), ProtocolError> {
+        match &self.phase {
+            Phase::Asked { stream: own } if *own == stream => self.answered(stream, Response::from_fields(fields)?),
+            Phase::Listening { request: None, .. } => self.asked(stream, Request::from_fields(fields)?),
+            // A connection carries one tunnel.
+            _ if self.quic.side().is_server() => {
+                self.streams.reject(&mut self.quic, stream);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn answered(&mut self, stream: StreamId, response: Response) -> Result<(), ProtocolError> {
+        if response.status.is_informational() {
+            self.streams.expect_fields(stream);
+            return Ok(());
+        }
+        if !response.status.is_success() {
+            self.phase = Phase::Refused { stream, status: response.status, text: Vec::new() };
+            return Ok(());
+        }
+        if !request::starts_capsules(&response) {
+            return Err(ProtocolError::new(Code::MESSAGE_ERROR, "answer does not start the capsule protocol"));
+        }
+        self.open(stream);
+        self.events.push_back(Event::Established);
+        Ok(())
+    }
+
+    fn asked(&mut self, stream: StreamId, asked: Request) -> Result<(), ProtocolError> {
+        match request::scope(&asked) {
+            Ok(_) => {
+                if let Phase::Listening { request, .. } = &mut self.phase {
+                    *request = Some((stream, asked));
+                }
+                self.announce(Instant::now());
+            }
+            Err(refusal) => {
+                self.streams.stop(&mut self.quic, stream, Code::NO_ERROR);
+                let text = if asked.method == "HEAD" { "" } else { &refusal.reason };
+                self.answer(stream, refusal.status, text);
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the program of the request, once it is known that the client takes packets.
+    fn announce(&mut self, now: Instant) {
+        let Phase::Listening { settings: Some(settings), request } = &mut self.phase else { return };
+        let takes_packets = settings.h3_datagram;
+        let Some((stream, request)) = request.take() else { return };
+        self.phase = Phase::Requested { stream };
+        if !takes_packets {
+            return self.reject(StatusCode::BAD_REQUEST, "HTTP datagrams are needed", now);
+        }
+        self.deadline = None;
+        self.events.push_back(Event::Requested(Box::new(request)));
+    }
+
+    fn content(&mut self, stream: StreamId, content: &Bytes, now: Instant) -> Result<(), ProtocolError> {
+        match &mut self.phase {
+            Phase::Open { stream: own, capsules } if *own == stream => {
+                capsules.push(content);
+                while let Some(capsule) = capsules.next_capsule()? {
+                    self.events.push_back(match capsule {
+                        Capsule::AddressAssign(addresses) => Event::AddressesAssigned(addresses),
+                        Capsule::AddressRequest(addresses) => Event::AddressesRequested(addresses),
+                        Capsule::RouteAdvertisement(ranges) => Event::RoutesAdvertised(ranges),
+                        Capsule::Datagram(payload) => match crate::varint::read(&payload) {
+                            Some((IP_CONTEXT, size)) => Event::Packet(payload.slice(size..)),
+                            _ => continue,
+                        },
+                    });
+                    if self.events.len() > MAX_EVENTS {
+                        return Err(ProtocolError::new(Code::EXCESSIVE_LOAD, "too many capsules at once"));
+                    }
+                }
+            }
+            Phase::Refused { stream: own, text, .. } if *own == stream => {
+                text.extend_from_slice(content);
+                if text.len() >= MAX_REFUSAL {
+                    self.refused(now);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn ended(&mut self, stream: StreamId, now: Instant) -> Result<(), ProtocolError> {
+        match &self.phase {
+            Phase::Open { stream: own, capsules } if *own == stream => {
+                capsules.finish()?;
+                self.end(CloseReason::Ended, Code::NO_ERROR, "", now);
+            }
+            Phase::Asked { stream: own } | Phase::Requested { stream: own } if *own == stream => {
+                self.end(CloseReason::Ended, Code::NO_ERROR, "", now);
+            }
+            Phase::Refused { stream: own, .. } if *own == stream => self.refused(now),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn refused(&mut self, now: Instant) {
+        let Phase::Refused { status, text, .. } = &self.phase else { return };
+        self.events.push_back(Event::Refused { status: *status, reason: printable(text) });
+        self.close(Code::NO_ERROR, "", now);
+    }
+
+    fn open(&mut self, stream: StreamId) {
+        self.phase = Phase::Open { stream, capsules: CapsuleReader::default() };
+        self.deadline = None;
+        self.measure();
+    }
+
+    fn answer(&mut self, stream: StreamId, status: StatusCode, text: &str) {
+        let response = Response {
+            status,
+            fields: vec![
+                Field::new("content-type", "text/plain;charset=utf-8"),
+                Field::new("content-length", &text.len().to_string()),
+            ],
+        };
+        self.streams.send_fields(&mut self.quic, stream, &response.to_fields());
+        if !text.is_empty() {
+            self.streams.send_content(&mut self.quic, stream, text.as_bytes());
+        }
+        self.streams.finish(&mut self.quic, stream);
+    }
+
+    fn tell(&mut self, capsule: &Capsule) {
+        let Phase::Open { stream, .. } = self.phase else { return };
+        let mut out = Vec::new();
+        capsule.encode(&mut out);
+        self.streams.send_content(&mut self.quic, stream, &out);
+    }
+
+    fn late(&mut self, now: Instant) {
+        match self.phase {
+            Phase::Rejecting { .. } => self.close(Code::NO_ERROR, "refused", now),
+            Phase::Refused { .. } => self.refused(now),
+            Phase::Listening { .. } => self.end(CloseReason::TimedOut, Code::REQUEST_INCOMPLETE, "no request in time", now),
+            _ => self.end(CloseReason::TimedOut, Code::REQUEST_CANCELLED, "no answer in time", now),
+        }
+    }
+
+    fn fail(&mut self, error: &ProtocolError, now: Instant) {
+        log::debug!("protocol error of the peer: {error}");
+        let reason = CloseReason::Protocol { code: error.code, reason: error.reason.clone().into_owned() };
+        self.end(reason, error.code, &error.reason, now);
+    }
+
+    fn end(&mut self, reason: CloseReason, code: Code, text: &str, now: Instant) {
+        if self.ending.is_some() {
+            return;
+        }
+        let text = text.get(..text.floor_char_boundary(MAX_REASON)).unwrap_or_default();
+        self.quic.close(now, code_of(code), Bytes::copy_from_slice(text.as_bytes()));
+        self.over(reason);
+    }
+
+    fn over(&mut self, reason: CloseReason) {
+        self.phase = Phase::Over;
+        self.deadline = None;
+        // The first reason stays.
+        if self.ending.is_none() {
+            self.ending = Some(reason.clone());
+            self.events.push_back(Event::Closed(reason));
+        }
+    }
+
+    /// Gives QUIC what it can send soon of what waits.
+    fn feed(&mut self, max_datagrams: usize, now: Instant) {
+        if self.queue.is_empty() {
+            return;
+        }
+        let mtu = usize::from(self.quic.current_mtu());
+        let window = self.quic.congestion_state().window();
+        let soon = u128::from(window) * AHEAD.as_nanos() / self.quic.rtt().as_nanos().max(1);
+        let ahead = usize::try_from(soon).unwrap_or(usize::MAX).clamp(2 * mtu, max_datagrams.max(2) * mtu);
+        let mut datagrams = self.quic.datagrams();
+        while self.quic_room - datagrams.send_buffer_space() < ahead {
+            let Some(packet) = self.queue.pop(now) else { return };
+            // One that is too large by now is lost: the next one of its size is answered.
+            let _ = datagrams.send(packet, false);
+        }
+    }
+
+    fn observe(&mut self, now: Instant) {
+        let stats = self.quic.stats();
+        let sent = stats.frame_tx.datagram + stats.frame_tx.ping + stats.frame_tx.stream;
+        let received = stats.frame_rx.acks + stats.frame_rx.datagram + stats.frame_rx.ping + stats.frame_rx.stream;
+        if self.liveness.observe(sent, received, now) {
+            self.events.push_back(Event::Answers);
+        }
+        self.measure();
+    }
+
+    fn measure(&mut self) {
+        let datagram = self.quic.datagrams().max_size().unwrap_or_default();
+        let size = datagram.saturating_sub(PREFIX.len());
+        if size != self.max_packet_size {
+            self.max_packet_size = size;
+            self.events.push_back(Event::PacketSize(size));
+        }
+    }
+}
+
+/// Capsules that wait for the program.
+const MAX_EVENTS: usize = 64;
+
+/// Why a packet was not sent.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// The packet is larger than the path carries; tell its sender with [`crate::packet::icmp`].
+    #[error("packet too large: the path carries {max} bytes")]
+    TooLarge {
+        /// The largest packet in bytes.
+        max: usize,
+    },
+    /// There is no tunnel, or no tunnel any more.
+    #[error("the tunnel is not open")]
+    NotOpen,
+}

@@ -1,0 +1,5 @@
+//! Sessions against each other over a network that the test makes worse, with a simulated clock.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod life;
+mod world;
