@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -49,7 +50,22 @@ pub(crate) struct Config {
     /// How connections are kept and how many.
     #[serde(default)]
     pub(crate) limits: Limits,
+    /// How many tasks share the work; one for each processor without it.
+    #[serde(default)]
+    workers: Option<NonZeroU16>,
 }
+
+impl Config {
+    /// How many tasks share the work.
+    pub(crate) fn workers(&self) -> NonZeroU16 {
+        let processors = || std::thread::available_parallelism().ok().and_then(|number| u16::try_from(number.get()).ok());
+        let number = self.workers.or_else(|| processors().and_then(NonZeroU16::new)).unwrap_or(NonZeroU16::MIN);
+        // A connection id names its worker in one byte.
+        number.min(MOST_WORKERS)
+    }
+}
+
+const MOST_WORKERS: NonZeroU16 = NonZeroU16::MIN.saturating_add(63);
 
 /// The gateway's own certificate and key.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -251,7 +267,7 @@ pub(crate) struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_sessions: Count(10_000), max_handshakes: Count(512), retry_above: 64, idle_s: Seconds(60) }
+        Self { max_sessions: Count(10_000), max_handshakes: Count(512), retry_above: 64, idle_s: Seconds(1200) }
     }
 }
 

@@ -2,36 +2,39 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, bail};
 use m2m_identity::chain;
 use m2m_identity::tls::{self, ClientAuthentication, ClientVerifier, Identity, ServerTls, TrustAnchors};
 use m2m_protocol::names::Token;
-use m2m_tunnel::http3::Code;
+use m2m_tunnel::hub::Hub;
 use m2m_tunnel::quic;
 use m2m_tunnel::tun::{Tun, TunConfig};
+use m2m_tunnel::udp::UdpSocket;
 use rustls_pki_types::CertificateDer;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use crate::address_book::AddressBook;
-use crate::admission::{Admission, Decision};
+use crate::admission::Admission;
 use crate::config::{self, Config};
 use crate::crl_source::Source;
 use crate::device_certificate::DeviceCertificate;
-use crate::metrics::{ConnectionOutcome, Metrics};
+use crate::metrics::Metrics;
 use crate::policy::Policy;
 use crate::pool::Addresses;
 use crate::revocation::Issuers;
 use crate::revocation_keeper::RevocationKeeper;
-use crate::session::{self, End, Session};
+use crate::session::{End, Session};
 use crate::signals::{Signal, Signals};
 use crate::table::{Full, Table};
-use crate::{forward, interface, status_page};
+use crate::worker::{self, Order, WorkerHandle};
+use crate::{interface, status_page, steering};
 
 /// The files that a configuration names, read and checked.
 pub(crate) struct Prepared {
@@ -74,13 +77,12 @@ pub(crate) struct Gateway {
     pub(crate) policy: Policy,
     /// What is counted.
     pub(crate) metrics: Metrics,
-    /// The tunnel interface.
-    pub(crate) tun: Tun,
+    /// Who may begin a handshake.
+    pub(crate) admission: Admission,
     pool: config::Pool,
     book: AddressBook,
     table: RwLock<Table<Session>>,
     revocation: Option<RevocationKeeper>,
-    admission: Admission,
 }
 
 /// Runs the gateway until it is told to stop.
@@ -91,9 +93,10 @@ pub(crate) async fn run(config: Config, prepared: Prepared) -> anyhow::Result<()
     let Prepared { tls, book, revocation } = prepared;
     let mut signals = Signals::new()?;
 
-    let endpoints = listen(&config, tls)?;
-
-    let tun = Tun::open(&TunConfig { name: config.tun.name.as_str().to_owned(), mtu: config.tun.mtu.0 })?;
+    let workers = config.workers();
+    let hubs = listen(&config, tls, workers)?;
+    let name = config.tun.name.as_str().to_owned();
+    let tun = Tun::open(&TunConfig { name, mtu: config.tun.mtu.0, queues: workers })?;
     let own = book.gateway();
     interface::configure(tun.index(), &own, &config.pool, config.tun.mtu.0).await?;
     interface::warn_without_forwarding(&config.pool);
@@ -104,7 +107,6 @@ pub(crate) async fn run(config: Config, prepared: Prepared) -> anyhow::Result<()
     let gateway = Arc::new(Gateway {
         policy: Policy::new(config.routes.iter().map(|route| route.0).collect(), config.pool, own),
         metrics: Metrics::new(book.usage().1),
-        tun,
         pool: config.pool,
         book,
         table: RwLock::new(Table::new(config.limits.max_sessions.0 as usize)),
@@ -115,11 +117,15 @@ pub(crate) async fn run(config: Config, prepared: Prepared) -> anyhow::Result<()
 
     let mut tasks = JoinSet::new();
     tasks.spawn(status_page::serve(status_listener, Arc::clone(&gateway)));
-    tasks.spawn(forward::run(Arc::clone(&gateway)));
-    for endpoint in &endpoints {
-        tasks.spawn(accept(Arc::clone(&gateway), endpoint.clone()));
+    let mut workers = Vec::new();
+    for ((number, hubs), queue) in hubs.into_iter().enumerate().zip(tun.queues()) {
+        let (handle, orders) = WorkerHandle::new(number);
+        workers.push(handle.clone());
+        let work = worker::run(Arc::clone(&gateway), handle, orders, hubs, queue);
+        tasks.spawn(async move { work.await.err().unwrap_or_else(|| io::Error::other("a worker has stopped")) });
     }
-    log::info!("ready: {} on {}, addresses {own}", listening(&endpoints), gateway.tun.name());
+    let listening: Vec<_> = config.listen.iter().map(ToString::to_string).collect();
+    log::info!("ready: {} on {}, addresses {own}", listening.join(", "), tun.name());
     notify(sd_notify::NotifyState::Ready);
 
     let outcome = loop {
@@ -137,7 +143,7 @@ pub(crate) async fn run(config: Config, prepared: Prepared) -> anyhow::Result<()
         }
     };
     notify(sd_notify::NotifyState::Stopping);
-    gateway.stop(&endpoints).await;
+    gateway.stop(&workers, &mut tasks).await;
     outcome
 }
 
@@ -198,35 +204,9 @@ impl Gateway {
         self.metrics.revoked_certificates.set(gauge(list.len()));
     }
 
-    /// The first packet of a connection.
-    fn receive(self: &Arc<Self>, incoming: quinn::Incoming) {
-        let admits = self.revocation.as_ref().is_none_or(|keeper| keeper.admits(SystemTime::now()));
-        if !admits {
-            log::warn!("{}: refused: no revocation list, or it is too old", incoming.remote_address());
-            self.metrics.connection(ConnectionOutcome::RefusedNoRevocationList);
-            return incoming.refuse();
-        }
-        match self.admission.decide(incoming.remote_address_validated()) {
-            Decision::Retry => {
-                self.metrics.connection(ConnectionOutcome::Retry);
-                if let Err(error) = incoming.retry() {
-                    error.into_incoming().refuse();
-                }
-            }
-            Decision::Refuse => {
-                self.metrics.connection(ConnectionOutcome::RefusedBusy);
-                incoming.refuse();
-            }
-            Decision::Accept(handshake) => match incoming.accept() {
-                Ok(connecting) => {
-                    tokio::spawn(session::serve(Arc::clone(self), connecting, handshake));
-                }
-                Err(error) => {
-                    log::debug!("handshake: {error}");
-                    self.metrics.connection(ConnectionOutcome::HandshakeFailed);
-                }
-            },
-        }
+    /// Whether devices may come in: not without a revocation list, where there has to be one.
+    pub(crate) fn admits_devices(&self) -> bool {
+        self.revocation.as_ref().is_none_or(|keeper| keeper.admits(SystemTime::now()))
     }
 
     /// Waits for a list only if no device could come in without it.
@@ -262,50 +242,48 @@ impl Gateway {
         }
     }
 
-    /// Tells every device to go elsewhere, closes all sessions, and waits until the devices know.
-    async fn stop(&self, endpoints: &[quinn::Endpoint]) {
+    /// Tells every device to go elsewhere, gives them time to, closes the sessions that are left, and waits until the devices know.
+    async fn stop(&self, workers: &[WorkerHandle], tasks: &mut JoinSet<io::Error>) {
+        workers.iter().for_each(|worker| worker.tell(Order::CloseDoor));
         let sessions: Vec<_> = self.table().sessions().map(Arc::clone).collect();
         log::info!("stopping: {} sessions", sessions.len());
-        endpoints.iter().for_each(|endpoint| endpoint.set_server_config(None));
-        let mut farewells = JoinSet::new();
-        for session in sessions {
-            farewells.spawn(async move {
-                // A device that does not take it in time gets the close alone.
-                let _ = tokio::time::timeout(Duration::from_millis(500), session.go_away()).await;
-                session.close(End::Stopping);
-            });
+        sessions.iter().for_each(Session::go_away);
+        drop(sessions);
+        let limit = Instant::now() + DRAIN;
+        while self.table().len() > 0 && Instant::now() < limit {
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        farewells.join_all().await;
-        let code = quinn::VarInt::from_u64(Code::NO_ERROR.0).unwrap_or_default();
-        for endpoint in endpoints {
-            endpoint.close(code, End::Stopping.reason().as_bytes());
-            let _ = tokio::time::timeout(Duration::from_secs(2), endpoint.wait_idle()).await;
-        }
+        let left: Vec<_> = self.table().sessions().map(Arc::clone).collect();
+        left.iter().for_each(|session| session.close(End::Stopping));
+        workers.iter().for_each(|worker| worker.tell(Order::Stop));
+        let all = async { while tasks.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(FAREWELL, all).await;
     }
 }
+
+/// How long devices may take to move to another gateway.
+const DRAIN: Duration = Duration::from_secs(5);
+/// How long the last words may take.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
-async fn accept(gateway: Arc<Gateway>, endpoint: quinn::Endpoint) -> io::Error {
-    while let Some(incoming) = endpoint.accept().await {
-        gateway.receive(incoming);
+/// For each worker, a hub for each address.
+fn listen(config: &Config, tls: rustls::ServerConfig, workers: NonZeroU16) -> anyhow::Result<Vec<Vec<Hub>>> {
+    let server = quic::server_config(Arc::new(tls), quic::server_transport(config.limits.idle_s.duration()))?;
+    let mut hubs: Vec<Vec<Hub>> = (0..workers.get()).map(|_| Vec::new()).collect();
+    for address in &config.listen {
+        let because = || format!("listen: {address}");
+        for (number, hubs) in (0..).zip(&mut hubs) {
+            let socket = udp_socket(*address).with_context(because)?;
+            if number == 0 && workers.get() > 1 {
+                steering::steer(&socket, workers).with_context(because)?;
+            }
+            let socket = UdpSocket::new(socket).with_context(because)?;
+            hubs.push(Hub::new(socket, steering::endpoint_config(number, workers), Some(server.clone())));
+        }
     }
-    io::Error::other("the UDP socket is gone")
-}
-
-fn listen(config: &Config, tls: rustls::ServerConfig) -> anyhow::Result<Vec<quinn::Endpoint>> {
-    let timing = quic::Timing { idle: config.limits.idle_s.duration(), ..quic::Timing::default() };
-    let server = quic::server_config(Arc::new(tls), quic::server_transport(&timing))?;
-    let runtime = quinn::default_runtime().context("no runtime")?;
-    config
-        .listen
-        .iter()
-        .map(|address| {
-            let socket = udp_socket(*address).with_context(|| format!("listen: {address}"))?;
-            let endpoint = quinn::EndpointConfig::default();
-            Ok(quinn::Endpoint::new(endpoint, Some(server.clone()), socket, Arc::clone(&runtime))?)
-        })
-        .collect()
+    Ok(hubs)
 }
 
 fn udp_socket(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
@@ -313,6 +291,7 @@ fn udp_socket(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
+    socket.set_reuse_port(true)?;
     // As much as the kernel allows; it takes what it may and says nothing.
     let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
     let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
@@ -348,12 +327,6 @@ fn roots(certificates: &[CertificateDer<'static>]) -> Vec<CertificateDer<'static
     };
     let roots: Vec<_> = certificates.iter().filter(is_root).cloned().collect();
     if roots.is_empty() { certificates.to_vec() } else { roots }
-}
-
-fn listening(endpoints: &[quinn::Endpoint]) -> String {
-    let addresses: Vec<_> =
-        endpoints.iter().filter_map(|endpoint| endpoint.local_addr().ok()).map(|address| address.to_string()).collect();
-    addresses.join(", ")
 }
 
 /// Tells systemd, if it started this program.

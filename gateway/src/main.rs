@@ -4,17 +4,17 @@
 //! |---|---|
 //! | `config` | `gateway.toml` |
 //! | `gateway` | puts the parts together, runs and stops them |
-//! | `admission`, `device_certificate`, `revocation`, `revocation_keeper`, `crl_source` | who may come in |
+//! | `admission`, `admit`, `device_certificate`, `revocation`, `revocation_keeper`, `crl_source` | who may come in |
 //! | `pool`, `address_book`, `table` | which device has which addresses, and which session packets for them go to |
-//! | `policy`, `session`, `forward`, `interface` | packets between devices and the kernel, which forwards them |
+//! | `worker`, `steering`, `policy`, `session`, `interface` | packets between devices and the kernel, which forwards them |
 //! | `metrics`, `status_page`, `logger`, `signals` | what the administrator sees and says |
 
 mod address_book;
 mod admission;
+mod admit;
 mod config;
 mod crl_source;
 mod device_certificate;
-mod forward;
 mod gateway;
 mod interface;
 mod logger;
@@ -26,7 +26,9 @@ mod revocation_keeper;
 mod session;
 mod signals;
 mod status_page;
+mod steering;
 mod table;
+mod worker;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -24,6 +24,7 @@ pub(crate) struct Metrics {
     pub(crate) addresses_assigned: Gauge,
     /// Packets for addresses of the pool whose device is not connected.
     pub(crate) undeliverable: Counter,
+    not_taken: Counter,
     /// Seconds since 1970 at which the revocation list in use ends; 0 without one.
     pub(crate) revocation_next_update: Gauge,
     /// Certificates that the revocation list in use names.
@@ -44,6 +45,7 @@ impl Metrics {
             handshakes_under_way: Gauge::default(),
             addresses_assigned: Gauge::default(),
             undeliverable: Counter::default(),
+            not_taken: Counter::default(),
             revocation_next_update: Gauge::default(),
             revoked_certificates: Gauge::default(),
             connections: Family::default(),
@@ -65,6 +67,11 @@ impl Metrics {
             "undeliverable_packets",
             "Packets for devices that are not connected",
             metrics.undeliverable.clone(),
+        );
+        registry.register(
+            "interface_dropped_packets",
+            "Packets of devices that the tunnel interface did not take",
+            metrics.not_taken.clone(),
         );
         registry.register_with_unit(
             "revocation_list_next_update_timestamp",
@@ -110,8 +117,12 @@ impl Metrics {
             other_device: drop("other_device"),
             not_routed: drop("not_routed"),
             too_large: drop("too_large"),
-            interface: drop("interface"),
         }
+    }
+
+    /// Counts packets of devices that the tunnel interface did not take.
+    pub(crate) fn not_taken(&self, packets: usize) {
+        self.not_taken.inc_by(packets as u64);
     }
 
     /// Counts what became of a connection.
@@ -226,11 +237,6 @@ impl DeviceCounters {
         self.too_large.inc();
     }
 
-    /// Counts packets of the device that the tunnel interface did not take.
-    pub(crate) fn not_taken(&self, packets: usize) {
-        self.interface.inc_by(packets as u64);
-    }
-
     /// Their values now.
     pub(crate) fn values(&self) -> DeviceCounts {
         DeviceCounts {
@@ -243,7 +249,6 @@ impl DeviceCounters {
             other_device: self.other_device.get(),
             not_routed: self.not_routed.get(),
             too_large: self.too_large.get(),
-            interface: self.interface.get(),
         }
     }
 }
@@ -260,7 +265,6 @@ pub(crate) struct DeviceCounts {
     other_device: u64,
     not_routed: u64,
     too_large: u64,
-    interface: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]

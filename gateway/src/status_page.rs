@@ -62,7 +62,7 @@ impl SessionEntry {
             addresses: session.addresses,
             since: session.since.into(),
             remote: session.remote(),
-            max_packet_size: session.packets.max_packet_size(),
+            max_packet_size: session.max_packet_size(),
             counters: session.counters.values(),
         }
     }

@@ -5,14 +5,16 @@ use std::{
     io,
     net::SocketAddr,
     sync::Arc,
+    task::{Context, Poll},
     time::Instant,
 };
 
 use bytes::Bytes;
-use quinn_proto::{
-    ClientConfig, ConnectError, ConnectionHandle, DatagramEvent, Endpoint, EndpointConfig, Incoming, ServerConfig,
-    Transmit,
+pub use quinn_proto::{
+    ClientConfig, ConnectError, ConnectionHandle, ConnectionId, ConnectionIdGenerator, EndpointConfig, Incoming,
+    ServerConfig,
 };
+use quinn_proto::{DatagramEvent, Endpoint, Transmit};
 
 use crate::{
     client::ConnectRequest,
@@ -22,8 +24,7 @@ use crate::{
 
 /// A UDP socket and the sessions over it.
 ///
-/// A task that has one waits until [`readable`](Self::readable), [`writable`](Self::writable) if [`is_blocked`](Self::is_blocked), or
-/// [`poll_timeout`](Self::poll_timeout); then it calls [`receive`](Self::receive), [`handle_timeout`](Self::handle_timeout), looks after
+/// A task that has one waits for [`poll_ready`](Self::poll_ready) or [`poll_timeout`](Self::poll_timeout); then it calls [`receive`](Self::receive), [`handle_timeout`](Self::handle_timeout), looks after
 /// the sessions that [`next_changed`](Self::next_changed) names, and ends with [`transmit`](Self::transmit).
 pub struct Hub {
     socket: UdpSocket,
@@ -257,20 +258,10 @@ impl Hub {
         self.unsent.is_some()
     }
 
-    /// Waits until something may have come. Cancel safe.
-    ///
-    /// # Errors
-    /// When the socket is gone.
-    pub async fn readable(&self) -> io::Result<()> {
-        self.socket.readable().await
-    }
-
-    /// Waits until the socket takes something. Cancel safe.
-    ///
-    /// # Errors
-    /// When the socket is gone.
-    pub async fn writable(&self) -> io::Result<()> {
-        self.socket.writable().await
+    /// Whether [`receive`](Self::receive), or [`transmit`](Self::transmit) of a blocked hub, may get on; the task is woken when it may.
+    pub fn poll_ready(&self, context: &mut Context<'_>) -> Poll<()> {
+        let is_writable = self.is_blocked() && self.socket.poll_writable(context).is_ready();
+        if self.socket.poll_readable(context).is_ready() || is_writable { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// Goes on over another socket: the machine's address has changed, or a session is to take another uplink (RFC 9000 §9).

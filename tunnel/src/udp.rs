@@ -1,6 +1,10 @@
 //! A UDP socket that sends and receives bursts: one system call for many datagrams of one size (GSO, GRO).
 
-use std::{io, net::SocketAddr};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    task::{Context, Poll},
+};
 
 use bytes::BytesMut;
 use quinn_proto::{EcnCodepoint, Transmit};
@@ -36,7 +40,7 @@ pub struct Received {
     /// From where.
     pub remote: SocketAddr,
     /// To which of the machine's addresses.
-    pub local: Option<std::net::IpAddr>,
+    pub local: Option<IpAddr>,
     /// The mark of its IP header (RFC 3168).
     pub ecn: Option<EcnCodepoint>,
     /// Its content.
@@ -74,20 +78,20 @@ impl UdpSocket {
         self.state.max_gso_segments().min(MAX_BURST / usize::from(size.max(1))).max(1)
     }
 
-    /// Waits until something may have come. Cancel safe.
+    /// Whether something may have come; the task is woken when it has.
     ///
     /// # Errors
     /// The kernel's.
-    pub async fn readable(&self) -> io::Result<()> {
-        self.io.readable().await
+    pub fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.io.poll_recv_ready(context)
     }
 
-    /// Waits until a send may succeed. Cancel safe.
+    /// Whether a send may succeed; the task is woken when it may.
     ///
     /// # Errors
     /// The kernel's.
-    pub async fn writable(&self) -> io::Result<()> {
-        self.io.writable().await
+    pub fn poll_writable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.io.poll_send_ready(context)
     }
 
     /// Takes what one system call brings; the number of datagrams, 0 when there are none. Their memory is used again when all of them
@@ -127,7 +131,7 @@ impl UdpSocket {
     /// Sends what a session gave. What the network does not take is lost, as any datagram may be.
     ///
     /// # Errors
-    /// [`io::ErrorKind::WouldBlock`] only: nothing was sent, wait until it is [writable](Self::writable).
+    /// [`io::ErrorKind::WouldBlock`] only: nothing was sent, wait until it is [writable](Self::poll_writable).
     pub fn try_send(&self, transmit: &Transmit, content: &[u8]) -> io::Result<()> {
         let transmit = quinn_udp::Transmit {
             destination: transmit.destination,

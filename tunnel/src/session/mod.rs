@@ -223,6 +223,11 @@ impl Session {
         None
     }
 
+    /// The packets that wait in the queue.
+    pub fn take_waiting(&mut self, now: Instant) -> Vec<Bytes> {
+        std::iter::from_fn(|| self.queue.pop(now)).collect()
+    }
+
     /// Says yes to the request. Addresses and routes come after it.
     pub fn accept(&mut self) {
         let Phase::Requested { stream } = self.phase else { return };
@@ -454,8 +459,8 @@ impl Session {
         if !request::starts_capsules(&response) {
             return Err(ProtocolError::new(Code::MESSAGE_ERROR, "answer does not start the capsule protocol"));
         }
-        self.open(stream);
         self.events.push_back(Event::Established);
+        self.open(stream);
         Ok(())
     }
 

@@ -1,0 +1,69 @@
+//! Whether somebody who asks for a tunnel gets one, and which.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::StatusCode;
+use rustls_pki_types::CertificateDer;
+
+use crate::device_certificate::DeviceCertificate;
+use crate::gateway::Gateway;
+use crate::metrics::ConnectionOutcome;
+use crate::session::{End, Session};
+use crate::worker::{Seat, WorkerHandle};
+
+/// Who asks.
+#[derive(Debug)]
+pub(crate) struct Applicant {
+    /// The certificates that it showed, its own first.
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    /// Where it is.
+    pub(crate) remote: SocketAddr,
+    /// The worker that has its connection.
+    pub(crate) worker: WorkerHandle,
+    /// Which connection it is.
+    pub(crate) seat: Seat,
+}
+
+/// Why somebody gets no tunnel.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    /// For the metrics.
+    pub(crate) outcome: ConnectionOutcome,
+    /// The answer's status.
+    pub(crate) status: StatusCode,
+    /// In words for whoever asks.
+    pub(crate) reason: String,
+    /// Whose certificate it showed, as far as it is one of a device.
+    pub(crate) device: Option<String>,
+}
+
+/// Decides.
+pub(crate) async fn admit(gateway: &Arc<Gateway>, applicant: Applicant) -> Result<Arc<Session>, Refusal> {
+    let Applicant { chain, remote, worker, seat } = applicant;
+    let certificate = chain.first().ok_or_else(|| "no client certificate".to_owned());
+    let certificate = certificate.and_then(|leaf| DeviceCertificate::read(leaf).map_err(|error| error.to_string()));
+    let certificate = certificate.map_err(|reason| Refusal {
+        outcome: ConnectionOutcome::NotADevice,
+        status: StatusCode::FORBIDDEN,
+        reason,
+        device: None,
+    })?;
+    let device = certificate.device.clone();
+    let refused = |outcome, status, reason: &str| Refusal {
+        outcome,
+        status,
+        reason: reason.to_owned(),
+        device: Some(device.to_string()),
+    };
+    // The list may have been replaced since TLS looked at it.
+    if gateway.is_revoked(&certificate) {
+        return Err(refused(ConnectionOutcome::HandshakeFailed, StatusCode::FORBIDDEN, End::Revoked.reason()));
+    }
+    let addresses = gateway
+        .addresses_for(&device)
+        .await
+        .map_err(|reason| refused(ConnectionOutcome::NoRoom, StatusCode::SERVICE_UNAVAILABLE, &reason))?;
+    let counters = gateway.metrics.device(&device);
+    Ok(Arc::new(Session::new(certificate, addresses, counters, worker, seat, remote)))
+}
