@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, SystemTime};
@@ -93,7 +94,7 @@ pub(crate) async fn run(config: Config, prepared: Prepared) -> anyhow::Result<()
 
     let endpoints = listen(&config, tls)?;
 
-    let tun = Tun::open(&TunConfig { name: config.tun.name.as_str().to_owned(), mtu: config.tun.mtu.0 })?;
+    let tun = Tun::open(&TunConfig { name: config.tun.name.as_str().to_owned(), mtu: config.tun.mtu.0, queues: NonZeroU16::MIN })?;
     let own = book.gateway();
     interface::configure(tun.index(), &own, &config.pool, config.tun.mtu.0).await?;
     interface::warn_without_forwarding(&config.pool);

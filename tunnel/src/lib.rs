@@ -8,13 +8,13 @@
 //! | layer | modules |
 //! |---|---|
 //! | codecs, without I/O | [`varint`], [`http3`], [`qpack`], [`capsule`], [`request`] |
-//! | IP, without I/O | [`packet`], [`routes`] |
+//! | IP, without I/O | [`packet`], [`routes`], [`offload`] |
 //! | the tunnel over QUIC | [`quic`], [`client`], [`server`], [`session`] |
 //! | the device | [`tun`], [`pump`] |
 //!
 //! # The device's side
 //! ```no_run
-//! use std::{net::IpAddr, sync::Arc};
+//! use std::{num::NonZeroU16, sync::Arc};
 //! use m2m_tunnel::{client, pump, quic, session::Event, tun};
 //!
 //! # async fn device(tls: rustls::ClientConfig, gateway: std::net::SocketAddr) -> Result<(), Box<dyn std::error::Error>> {
@@ -23,7 +23,7 @@
 //! let connection = endpoint.connect(gateway, "gateway.example")?.await?;
 //!
 //! let mut session = client::connect(connection, client::ConnectRequest::new("gateway.example")).await?;
-//! let tun = tun::Tun::open(&tun::TunConfig { name: "m2m0".into(), mtu: 1280 })?;
+//! let tun = tun::Tun::open(&tun::TunConfig { name: "m2m0".into(), mtu: 1280, queues: NonZeroU16::MIN })?;
 //! let (policy, policy_seen) = tokio::sync::watch::channel(pump::Policy::default());
 //! let counters = Arc::new(pump::Counters::default());
 //! let mut pump = Box::pin(pump::run(&tun, session.packets(), policy_seen, Arc::clone(&counters)));
@@ -70,6 +70,7 @@ pub mod client;
 mod exchange;
 pub mod http3;
 mod link;
+pub mod offload;
 pub mod packet;
 mod peer;
 pub mod pump;
