@@ -201,7 +201,6 @@ pub(crate) struct DeviceCounters {
     other_device: Counter<u64, AtomicU64>,
     not_routed: Counter<u64, AtomicU64>,
     too_large: Counter<u64, AtomicU64>,
-    interface: Counter<u64, AtomicU64>,
 }
 
 impl DeviceCounters {

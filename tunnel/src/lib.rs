@@ -8,7 +8,7 @@
 //! | layer | modules |
 //! |---|---|
 //! | codecs, without I/O | [`varint`], [`http3`], [`qpack`], [`capsule`], [`request`] |
-//! | IP, without I/O | [`packet`], [`routes`], [`queue`] |
+//! | IP, without I/O | [`packet`], [`offload`], [`routes`], [`queue`] |
 //! | the tunnel over QUIC, without I/O | [`session`], [`quic`], [`client`], [`server`] |
 //! | sockets | [`udp`], [`hub`] |
 //! | the interface | [`tun`] |
@@ -18,9 +18,11 @@
 //! [RFC 9297]: https://www.rfc-editor.org/rfc/rfc9297
 
 pub mod capsule;
+pub mod carrier;
 pub mod client;
 pub mod http3;
 pub mod hub;
+pub mod offload;
 pub mod packet;
 pub mod qpack;
 pub mod queue;

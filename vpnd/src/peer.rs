@@ -1,6 +1,6 @@
 //! What the failure of a handshake with a server means, and what is said of it.
 
-use quinn::ConnectionError;
+use m2m_tunnel::session::CloseReason;
 use rustls::CertificateError;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -37,17 +37,15 @@ pub fn of_tls(error: &std::io::Error, clock: &Clock) -> Option<Distrust> {
     }
 }
 
-/// What a QUIC connection that failed says; `None` when it failed for another reason.
+/// What the end of a tunnel, or of the attempt at one, says; `None` when it ended for another reason.
 #[must_use]
-pub fn of_quic(error: &ConnectionError, clock: &Clock) -> Option<Distrust> {
-    match error {
-        ConnectionError::TransportError(error) => {
-            let alert = alert(u64::from(error.code))?;
-            let late = alert == CERTIFICATE_EXPIRED;
-            Some(Distrust::OfServer(server(&error.reason, late, clock)))
+pub fn of_tunnel(reason: &CloseReason, clock: &Clock) -> Option<Distrust> {
+    match reason {
+        CloseReason::Distrusted { alert, text } if is_about_certificates(*alert) => {
+            Some(Distrust::OfServer(server(text, *alert == CERTIFICATE_EXPIRED, clock)))
         }
-        ConnectionError::ConnectionClosed(close) => {
-            Some(Distrust::OfDevice(device(alert(u64::from(close.error_code))?)))
+        CloseReason::TlsAlert { alert, .. } if is_about_certificates(*alert) => {
+            Some(Distrust::OfDevice(device(*alert)))
         }
         _ => None,
     }
@@ -62,12 +60,6 @@ const CERTIFICATE_UNKNOWN: u8 = 46;
 const UNKNOWN_CA: u8 = 48;
 const ACCESS_DENIED: u8 = 49;
 const CERTIFICATE_REQUIRED: u8 = 116;
-
-/// The TLS alert in a QUIC error code (RFC 9001 section 4.8), if it is about certificates.
-fn alert(code: u64) -> Option<u8> {
-    let alert = u8::try_from(code.checked_sub(0x100)?).ok()?;
-    is_about_certificates(alert).then_some(alert)
-}
 
 fn is_about_certificates(alert: u8) -> bool {
     matches!(
@@ -133,9 +125,9 @@ mod tests {
         let distrust = of_tls(&std::io::Error::other(revoked), &clock());
         assert!(matches!(distrust, Some(Distrust::OfDevice(text)) if text.contains("revoked")));
         assert_eq!(of_tls(&std::io::Error::from(std::io::ErrorKind::ConnectionReset), &clock()), None);
-        assert_eq!(of_quic(&ConnectionError::TimedOut, &clock()), None);
-        assert_eq!(alert(0x100 + 44), Some(CERTIFICATE_REVOKED));
-        assert_eq!(alert(0x100 + 80), None);
-        assert_eq!(alert(0x2), None);
+        assert_eq!(of_tunnel(&CloseReason::TimedOut, &clock()), None);
+        let alert = |alert| of_tunnel(&CloseReason::TlsAlert { alert, text: String::new() }, &clock());
+        assert!(matches!(alert(CERTIFICATE_REVOKED), Some(Distrust::OfDevice(_))));
+        assert_eq!(alert(80), None);
     }
 }

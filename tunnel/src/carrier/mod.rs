@@ -266,7 +266,7 @@ impl Carrier {
 
     fn written(&self, report: io::Result<crate::tun::WriteReport>) -> io::Result<()> {
         match report {
-            Ok(report) => add(&self.counters.interface, report.refused),
+            Ok(report) => add(&self.counters.interface, report.dropped),
             Err(error) if is_gone(&error) => return Err(error),
             Err(_) => add(&self.counters.interface, 1),
         }
@@ -294,7 +294,7 @@ impl Carrier {
                 self.rests_until = Some(now + REST);
                 return Ok(false);
             }
-            Ok(0) => return Ok(false),
+            Ok(report) if report.calls == 0 => return Ok(false),
             Ok(_) => {}
         }
         self.send(now);

@@ -218,7 +218,7 @@ fn v4_header_length(packet: &[u8]) -> usize {
 
 /// What a packet carries behind its headers: protocol and offset. `None` for fragments but the first, and for broken
 /// chains of extension headers.
-fn upper_layer(packet: &[u8]) -> Option<(u8, usize)> {
+pub(crate) fn upper_layer(packet: &[u8]) -> Option<(u8, usize)> {
     if packet.first()? >> 4 == 4 {
         let fragment_offset = u16::from_be_bytes([*packet.get(6)?, *packet.get(7)?]) & 0x1fff;
         return (fragment_offset == 0).then_some((*packet.get(9)?, v4_header_length(packet)));

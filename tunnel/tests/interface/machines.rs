@@ -2,6 +2,7 @@
 
 use std::{
     future::Future,
+    num::NonZeroU16,
     process::{Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
@@ -65,7 +66,13 @@ pub(crate) fn ip(arguments: &str) {
 
 /// Makes an interface with addresses in the calling thread's network namespace.
 pub(crate) fn interface(name: &str, mtu: u16, addresses: &[&str]) -> Tun {
-    let tun = Tun::open(&TunConfig { name: name.to_owned(), mtu }).unwrap();
+    interface_of(name, mtu, 1, addresses)
+}
+
+/// Makes an interface with several queues.
+pub(crate) fn interface_of(name: &str, mtu: u16, queues: u16, addresses: &[&str]) -> Tun {
+    let queues = NonZeroU16::new(queues).unwrap();
+    let tun = Tun::open(&TunConfig { name: name.to_owned(), mtu, queues }).unwrap();
     assert_eq!(tun.name(), name);
     ip("link set lo up");
     for address in addresses {

@@ -8,4 +8,5 @@
 #[expect(dead_code, reason = "the other tests use more of it")]
 mod loopback;
 mod machines;
+mod queues;
 mod traffic;

@@ -3,6 +3,7 @@
 use std::{
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    num::NonZeroU16,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
@@ -20,24 +21,24 @@ use crate::{
     machines::{NETWORK, interface, ip, isolated, lab},
 };
 
-const BULK: usize = 4 << 20;
+pub(crate) const BULK: usize = 4 << 20;
 
-fn count(counter: &AtomicU64) -> u64 {
+pub(crate) fn count(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
 }
 
-fn udp(address: &str) -> UdpSocket {
+pub(crate) fn udp(address: &str) -> UdpSocket {
     let socket = UdpSocket::bind(address).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket
 }
 
-async fn blocking<T: Send + 'static>(task: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) async fn blocking<T: Send + 'static>(task: impl FnOnce() -> T + Send + 'static) -> T {
     soon(tokio::task::spawn_blocking(task)).await.unwrap()
 }
 
 /// Receives [`BULK`] bytes of a pattern and sends them back.
-fn serve_echo(listener: &TcpListener) {
+pub(crate) fn serve_echo(listener: &TcpListener) {
     let (mut stream, _) = listener.accept().unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut bytes = vec![0; BULK];
@@ -45,7 +46,7 @@ fn serve_echo(listener: &TcpListener) {
     stream.write_all(&bytes).unwrap();
 }
 
-fn echo(server: SocketAddr) {
+pub(crate) fn echo(server: SocketAddr) {
     let mut stream = TcpStream::connect_timeout(&server, PATIENCE).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let sent: Vec<u8> = (0..BULK).map(|nth| (nth * 31 + nth / 251) as u8).collect();
@@ -211,7 +212,7 @@ fn an_interface_needs_one_capability_and_no_root() {
     let name = "traffic::an_interface_needs_one_capability_and_no_root";
     isolated(name, ",+net_admin", || async {
         assert_eq!(nix::unistd::getuid().as_raw(), 1000);
-        let config = TunConfig { name: "m2m0".to_owned(), mtu: 1280 };
+        let config = TunConfig { name: "m2m0".to_owned(), mtu: 1280, queues: NonZeroU16::MIN };
         let tun = Tun::open(&config).unwrap();
         assert_eq!(tun.index(), nix::net::if_::if_nametoindex("m2m0").unwrap());
         assert_eq!(std::fs::read_to_string("/proc/self/net/dev").unwrap().matches("m2m0").count(), 1);
@@ -224,7 +225,7 @@ fn an_interface_needs_one_capability_and_no_root() {
 #[test]
 fn without_the_capability_the_error_says_so() {
     isolated("traffic::without_the_capability_the_error_says_so", "", || async {
-        let config = TunConfig { name: "m2m0".to_owned(), mtu: 1280 };
+        let config = TunConfig { name: "m2m0".to_owned(), mtu: 1280, queues: NonZeroU16::MIN };
         let error = Tun::open(&config).unwrap_err();
         assert!(matches!(error, TunError::NotAllowed { .. }), "{error}");
         assert!(error.to_string().contains("CAP_NET_ADMIN"));

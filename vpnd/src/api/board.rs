@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use m2m_tunnel::pump;
+use m2m_tunnel::carrier;
 
 use super::{Counters, Milestones, Status};
 use crate::certificate::Summary;
@@ -16,7 +16,7 @@ use crate::state::{State, StateName};
 pub struct Board {
     status: Mutex<Status>,
     tunnel: Mutex<Applied>,
-    counters: Arc<pump::Counters>,
+    counters: Arc<carrier::Counters>,
 }
 
 impl Default for Board {
@@ -61,7 +61,7 @@ impl Board {
 
     /// The counters of all tunnels of this run.
     #[must_use]
-    pub fn counters(&self) -> Arc<pump::Counters> {
+    pub fn counters(&self) -> Arc<carrier::Counters> {
         Arc::clone(&self.counters)
     }
 

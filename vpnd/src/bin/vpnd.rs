@@ -49,7 +49,7 @@ Further fields of both:
 
 Exit status: 0 after SIGTERM or SIGINT, 1 when configuration, state directory or socket cannot be used.
 
-Environment: RUST_LOG sets the log level (such as debug, or vpnd=debug,quinn=info)."#;
+Environment: RUST_LOG sets the log level (such as debug, or vpnd=debug,quinn_proto=info)."#;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();

@@ -1,6 +1,7 @@
 //! What the daemon's tasks share.
 
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -141,7 +142,7 @@ impl Device {
             return Ok(Arc::clone(tun));
         }
         let name = self.config.interface.as_str().to_owned();
-        let tun = Arc::new(Tun::open(&TunConfig { name, mtu: SMALLEST_MTU })?);
+        let tun = Arc::new(Tun::open(&TunConfig { name, mtu: SMALLEST_MTU, queues: NonZeroU16::MIN })?);
         *slot = Some(Arc::clone(&tun));
         Ok(tun)
     }

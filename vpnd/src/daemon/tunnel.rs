@@ -1,6 +1,7 @@
 //! One tunnel, from the first packet to the gateway until its end.
 
 use std::future::pending;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,23 +10,27 @@ use m2m_identity::tls::{ClientTls, client_config};
 use m2m_protocol::device_config::Families;
 use m2m_protocol::names::HttpsOrigin;
 use m2m_tunnel::capsule::{AssignedAddress, RequestedAddress};
-use m2m_tunnel::client::{self, ConnectError, ConnectRequest};
-use m2m_tunnel::http3::Code;
-use m2m_tunnel::pump::{self, Policy, PumpEnd};
+use m2m_tunnel::carrier::{self, LinkId, Notice, Policy, Way};
+use m2m_tunnel::client::ConnectError;
 use m2m_tunnel::routes::IpRange;
-use m2m_tunnel::session::{self, Session};
+use m2m_tunnel::session::{self, CloseReason};
 use m2m_tunnel::{quic, tun::Tun};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::device::{Device, Member, SMALLEST_MTU};
 use super::tasks::{Stop, send};
 use crate::network::race::{AttemptError, ConnectError as NoConnection};
+use crate::network::firewall::Opening;
 use crate::network::{GatewayConnection, Network, NetworkError, Tunnel};
 use crate::peer::{self, Distrust};
 use crate::state::{Attempt, ConnectFailure, Event};
 
+/// The one link of a tunnel.
+const LINK: LinkId = LinkId(0);
+/// Silence after which the gateway is pinged.
+const KEEPALIVE: Duration = Duration::from_secs(25);
 /// How long the gateway may take to assign addresses and advertise routes.
 const SETUP: Duration = Duration::from_secs(15);
 /// How long the farewell may take to leave the machine: it is sent at once, and nobody waits for an answer.
@@ -61,8 +66,11 @@ struct Opened {
     device: Arc<Device>,
     member: Arc<Member>,
     network: Arc<Network>,
-    session: Session,
-    connection: GatewayConnection,
+    way: Option<Way>,
+    remote: SocketAddr,
+    /// The largest packet in bytes that the link carries.
+    packet_size: usize,
+    _opening: Opening,
 }
 
 enum End {
@@ -91,23 +99,17 @@ impl Opened {
             .await
             .map_err(|error| signing_failed(&member).unwrap_or_else(|| no_connection(error, device)))?;
         device.clock.believe();
-        let opened = client::connect(connection.connection.clone(), ConnectRequest::new(gateway.authority())).await;
-        match opened {
-            Ok(session) => Ok(Self { device: Arc::clone(device), member, network, session, connection }),
-            Err(error) => Err(no_session(&error, &connection, device)),
-        }
+        let GatewayConnection { mut hub, handle, remote, opening } = connection;
+        let packet_size = hub.session(handle).map_or(0, |session| session.max_packet_size());
+        let way = Some(Way::Http3(Box::new(hub), handle));
+        Ok(Self { device: Arc::clone(device), member, network, way, remote, packet_size, _opening: opening })
     }
 
     async fn carry(mut self, attempt: Attempt, events: &mpsc::Sender<Event>, stop: &mut Stop) -> End {
-        let end = match self.device.interface() {
+        match self.device.interface() {
             Ok(tun) => self.carry_over(&tun, attempt, events, stop).await,
             Err(error) => End::Failed(ConnectFailure::Local(error.to_string())),
-        };
-        let reason = if matches!(end, End::Stopped) { "the device closes the tunnel" } else { "the device gives up" };
-        self.session.close(Code::NO_ERROR, reason);
-        // What is not sent by then is lost; the gateway notices by its own time limit.
-        let _ = timeout(FAREWELL, self.connection.endpoint.wait_idle()).await;
-        end
+        }
     }
 
     async fn carry_over(
@@ -117,10 +119,26 @@ impl Opened {
         events: &mpsc::Sender<Event>,
         stop: &mut Stop,
     ) -> End {
-        let (policy, mut pump) = self.start_pump(tun);
-        if let Err(reason) = self.session.control().request_addresses(requests(self.member.tunnel.families)).await {
-            return End::Failed(ConnectFailure::Unreachable(reason.to_string()));
-        }
+        let (Some(way), Some(mut carrier)) = (self.way.take(), Carrier::start(tun, self.device.board.counters())) else {
+            return End::Failed(ConnectFailure::Local("the interface has no queue".to_owned()));
+        };
+        carrier.tell(carrier::Command::Add(LINK, way));
+        carrier.tell(carrier::Command::Activate(LINK));
+        carrier.tell(carrier::Command::Keepalive(LINK, Some(KEEPALIVE)));
+        carrier.tell(carrier::Command::RequestAddresses(LINK, requests(self.member.tunnel.families)));
+        let end = self.follow(tun, &mut carrier, attempt, events, stop).await;
+        carrier.stop().await;
+        end
+    }
+
+    async fn follow(
+        &mut self,
+        tun: &Arc<Tun>,
+        carrier: &mut Carrier,
+        attempt: Attempt,
+        events: &mpsc::Sender<Event>,
+        stop: &mut Stop,
+    ) -> End {
         let mut addresses: Option<Vec<AssignedAddress>> = None;
         let mut routes: Option<Vec<IpRange>> = None;
         let mut up = false;
@@ -133,19 +151,23 @@ impl Opened {
                     let text = format!("the gateway gave no {missing} within {} seconds", SETUP.as_secs());
                     return End::Failed(ConnectFailure::Unreachable(text));
                 }
-                end = pump.end() => return ended(up, end),
-                event = self.session.next_event() => event,
+                notice = carrier.notices.recv() => match notice {
+                    Some(Notice::Link(_, event)) => event,
+                    Some(Notice::Wanted) => continue,
+                    None => return ended(up, carrier.end().await),
+                },
             };
             match event {
                 session::Event::AddressesAssigned(assigned) => {
                     addresses = Some(self.of_wanted_families(assigned));
                 }
                 session::Event::RoutesAdvertised(ranges) => routes = Some(ranges),
+                session::Event::PacketSize(size) => self.packet_size = size,
                 session::Event::GoAway => {
                     send(events, Event::GatewayLeaves { attempt }).await;
                     continue;
                 }
-                session::Event::Closed(_) => return self.closed(up),
+                session::Event::Closed(reason) => return self.closed(up, &reason),
                 // The gateway has no use for an address from a device.
                 _ => continue,
             }
@@ -158,25 +180,18 @@ impl Opened {
             if let Err(error) = self.apply(tun, &granted, advertised).await {
                 return if up { End::Lost(error) } else { End::Failed(ConnectFailure::Local(error)) };
             }
-            policy.send_replace(Policy::from_assigned(assigned));
+            carrier.tell(carrier::Command::Policy(Policy::from_assigned(assigned)));
             if !up {
                 up = true;
-                log::info!("tunnel up through {} ({})", self.connection.remote, tun.name());
+                log::info!("tunnel up through {} ({})", self.remote, tun.name());
                 send(events, Event::TunnelUp { attempt }).await;
             }
         }
     }
 
-    fn start_pump(&self, tun: &Arc<Tun>) -> (watch::Sender<Policy>, Pump) {
-        let (policy, policy_seen) = watch::channel(Policy::default());
-        let (tun, packets, counters) = (Arc::clone(tun), self.session.packets(), self.device.board.counters());
-        let task = tokio::spawn(async move { pump::run(&tun, packets, policy_seen, counters).await });
-        (policy, Pump(task))
-    }
-
     async fn apply(&self, tun: &Tun, addresses: &[IpNet], advertised: &[IpRange]) -> Result<(), String> {
         let wanted = &self.member.tunnel;
-        let fits = self.session.packets().max_packet_size().min(LARGEST_MTU);
+        let fits = self.packet_size.min(LARGEST_MTU);
         let tunnel = Tunnel {
             addresses: addresses.to_vec(),
             advertised: advertised.to_vec(),
@@ -200,34 +215,55 @@ impl Opened {
 
     /// What the end of the session means. A gateway that checks certificates after the handshake closes the connection
     /// where a session had begun already.
-    fn closed(&self, up: bool) -> End {
-        let reason = self.connection.connection.close_reason();
-        let text = reason.as_ref().map_or_else(|| "ended by the gateway".to_owned(), ToString::to_string);
+    fn closed(&self, up: bool, reason: &CloseReason) -> End {
         if up {
-            return End::Lost(text);
+            return End::Lost(reason.to_string());
         }
-        match reason.and_then(|reason| peer::of_quic(&reason, &self.device.clock)) {
+        match peer::of_tunnel(reason, &self.device.clock) {
             Some(distrust) => End::Failed(failure(distrust)),
-            None => End::Failed(ConnectFailure::Unreachable(text)),
+            None => End::Failed(ConnectFailure::Unreachable(reason.to_string())),
         }
     }
 }
 
 /// The task that moves packets; it ends with this.
-struct Pump(JoinHandle<PumpEnd>);
+struct Carrier {
+    commands: Option<mpsc::UnboundedSender<carrier::Command>>,
+    notices: mpsc::UnboundedReceiver<Notice>,
+    task: JoinHandle<carrier::End>,
+}
 
-impl Pump {
+impl Carrier {
+    fn start(tun: &Tun, counters: Arc<carrier::Counters>) -> Option<Self> {
+        let queue = tun.queues().into_iter().next()?;
+        let (commands, heard) = mpsc::unbounded_channel();
+        let (told, notices) = mpsc::unbounded_channel();
+        let task = tokio::spawn(carrier::run(queue, heard, told, counters));
+        Some(Self { commands: Some(commands), notices, task })
+    }
+
+    fn tell(&self, command: carrier::Command) {
+        // A carrier that has ended says so by its notices.
+        let _ = self.commands.as_ref().map(|commands| commands.send(command));
+    }
+
     async fn end(&mut self) -> String {
-        match (&mut self.0).await {
+        match (&mut self.task).await {
             Ok(end) => end.to_string(),
             Err(error) => error.to_string(),
         }
     }
+
+    /// Says farewell to the gateway.
+    async fn stop(mut self) {
+        self.commands = None;
+        let _ = timeout(FAREWELL, &mut self.task).await;
+    }
 }
 
-impl Drop for Pump {
+impl Drop for Carrier {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }
 
@@ -250,7 +286,7 @@ fn quic_config(device: &Device, member: &Member) -> Result<quinn::ClientConfig, 
         clock: device.clock.provider(),
     })
     .map_err(|error| ConnectFailure::Identity(error.to_string()))?;
-    quic::client_config(tls, quic::client_transport(&quic::Timing::default()))
+    quic::client_config(tls, quic::client_transport(quic::IDLE_TIMEOUT))
         .map_err(|error| ConnectFailure::Local(error.to_string()))
 }
 
@@ -274,7 +310,10 @@ fn no_connection(error: NetworkError, device: &Device) -> ConnectFailure {
     let distrust = match &error {
         NetworkError::Connect(NoConnection::Unreachable { attempts, .. }) => {
             attempts.iter().find_map(|(_, why)| match why {
-                AttemptError::Quic(error) => peer::of_quic(error, &device.clock),
+                AttemptError::Tunnel(ConnectError::Closed(reason)) => peer::of_tunnel(reason, &device.clock),
+                AttemptError::Tunnel(error @ ConnectError::Refused { status, .. }) if status.is_client_error() => {
+                    Some(Distrust::OfDevice(error.to_string()))
+                }
                 _ => None,
             })
         }
@@ -286,17 +325,6 @@ fn no_connection(error: NetworkError, device: &Device) -> ConnectFailure {
             ConnectFailure::Local(error.to_string())
         }
         (None, error) => ConnectFailure::Unreachable(error.to_string()),
-    }
-}
-
-fn no_session(error: &ConnectError, connection: &GatewayConnection, device: &Device) -> ConnectFailure {
-    let reason = connection.connection.close_reason();
-    if let Some(distrust) = reason.and_then(|reason| peer::of_quic(&reason, &device.clock)) {
-        return failure(distrust);
-    }
-    match error {
-        ConnectError::Refused { status, .. } if status.is_client_error() => ConnectFailure::Refused(error.to_string()),
-        _ => ConnectFailure::Unreachable(error.to_string()),
     }
 }
 

@@ -1,25 +1,27 @@
-//! QUIC connections over a marked socket, to the fastest of several addresses.
+//! Tunnels over QUIC from a marked socket, to the fastest of several addresses.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::time::Instant;
 
-use quinn::{ClientConfig, Connection, Endpoint, EndpointConfig, TokioRuntime};
+use m2m_tunnel::client::{ConnectRequest, establish};
+use m2m_tunnel::hub::{ClientConfig, ConnectionHandle, EndpointConfig, Hub};
+use m2m_tunnel::udp::UdpSocket;
 
-use super::race::{ConnectError, race};
+use super::race::{AttemptError, ConnectError, race};
 use super::socket;
 
-/// A connection whose handshake is complete.
+/// A tunnel that is open.
 #[derive(Debug)]
-pub struct Connected {
-    /// The connection.
-    pub connection: Connection,
-    /// Its endpoint, which has this connection only.
-    pub endpoint: Endpoint,
+pub struct Opened {
+    /// Its socket and session.
+    pub hub: Hub,
+    /// The session.
+    pub handle: ConnectionHandle,
     /// The address that answered.
     pub remote: SocketAddr,
 }
 
-/// Connects to the first of `addresses` that answers, over a socket of its own. `server_name` is what the server's
+/// Opens a tunnel to the first of `addresses` that gives one, over a socket of its own. `server_name` is what the gateway's
 /// certificate has to say: a name, or an address without brackets.
 ///
 /// # Errors
@@ -27,15 +29,19 @@ pub struct Connected {
 pub async fn connect(
     addresses: &[SocketAddr],
     server_name: &str,
+    request: ConnectRequest,
     config: ClientConfig,
-) -> Result<Connected, ConnectError> {
-    let socket = socket::quic().map_err(ConnectError::Socket)?;
-    let endpoint =
-        Endpoint::new(EndpointConfig::default(), None, socket, Arc::new(TokioRuntime)).map_err(ConnectError::Socket)?;
-    let (remote, connection) = race(server_name, addresses, |address| {
-        let connecting = endpoint.connect_with(config.clone(), address, server_name);
-        async move { Ok(connecting?.await?) }
+) -> Result<Opened, ConnectError> {
+    let (remote, (hub, handle)) = race(server_name, addresses, |address| {
+        let (config, request) = (config.clone(), request.clone());
+        async move {
+            let socket = UdpSocket::new(socket::quic()?)?;
+            let mut hub = Hub::new(socket, EndpointConfig::default(), None);
+            let handle = hub.connect(config, address, server_name, request, Instant::now())?;
+            establish(&mut hub, handle).await.map_err(AttemptError::Tunnel)?;
+            Ok((hub, handle))
+        }
     })
     .await?;
-    Ok(Connected { connection, endpoint, remote })
+    Ok(Opened { hub, handle, remote })
 }

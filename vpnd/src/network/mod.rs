@@ -32,6 +32,8 @@ use std::sync::PoisonError;
 use ipnet::IpNet;
 use m2m_protocol::device_config::Dns;
 use m2m_protocol::names::HttpsOrigin;
+use m2m_tunnel::client::ConnectRequest;
+use m2m_tunnel::hub::{ClientConfig, ConnectionHandle, Hub};
 use m2m_tunnel::routes::IpRange;
 use tokio::net::TcpStream;
 use tokio::sync::{Mutex, watch};
@@ -102,13 +104,13 @@ pub struct Applied {
     pub dns_problem: Option<DnsError>,
 }
 
-/// A fresh QUIC connection to a gateway.
+/// A tunnel that a gateway has opened.
 #[derive(Debug)]
 pub struct GatewayConnection {
-    /// The connection, its handshake complete.
-    pub connection: quinn::Connection,
-    /// Its endpoint, which has this connection only. [`quinn::Endpoint::wait_idle`] waits until the farewell is sent.
-    pub endpoint: quinn::Endpoint,
+    /// Its socket and session.
+    pub hub: Hub,
+    /// The session.
+    pub handle: ConnectionHandle,
     /// The address that answered.
     pub remote: SocketAddr,
     /// Keeps the firewall open for that address: keep it as long as the connection, and no longer.
@@ -184,24 +186,25 @@ impl Network {
         Ok(stream)
     }
 
-    /// Connects to a gateway: resolves its name, opens the firewall, tries its addresses (RFC 8305). Takes at most some 25 seconds. The
-    /// firewall stays open for gateways that are in use already.
+    /// Opens a tunnel to a gateway: resolves its name, opens the firewall, tries its addresses (RFC 8305). Takes at most some 25 seconds.
+    /// The firewall stays open for gateways that are in use already.
     ///
     /// # Errors
     /// [`NetworkError`].
     pub async fn connect_gateway(
         &self,
         origin: &HttpsOrigin,
-        config: quinn::ClientConfig,
+        config: ClientConfig,
     ) -> Result<GatewayConnection, NetworkError> {
         self.gate.lets_gateways_out_on(origin.port())?;
         let addresses = self.resolve(origin).await?;
         let candidates: BTreeSet<IpAddr> = addresses.iter().map(SocketAddr::ip).collect();
         let mut opening = self.gate.open_for_gateway(candidates).await?;
-        let endpoint::Connected { connection, endpoint, remote } =
-            endpoint::connect(&addresses, &origin.server_name(), config).await?;
+        let request = ConnectRequest::new(origin.authority());
+        let endpoint::Opened { hub, handle, remote } =
+            endpoint::connect(&addresses, &origin.server_name(), request, config).await?;
         opening.narrow(remote.ip());
-        Ok(GatewayConnection { connection, endpoint, remote, opening })
+        Ok(GatewayConnection { hub, handle, remote, opening })
     }
 
     /// Makes the network what `tunnel` says, on the interface with this index: MTU, addresses, link up, routes, DNS. What was applied

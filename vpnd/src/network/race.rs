@@ -44,10 +44,10 @@ pub enum AttemptError {
     Io(#[from] io::Error),
     /// QUIC would not start.
     #[error("{0}")]
-    Setup(#[from] quinn::ConnectError),
-    /// The QUIC handshake, TLS errors and the server's refusal included.
+    Setup(#[from] m2m_tunnel::hub::ConnectError),
+    /// The handshake, TLS errors and the gateway's refusal included.
     #[error("{0}")]
-    Quic(#[from] quinn::ConnectionError),
+    Tunnel(#[from] m2m_tunnel::client::ConnectError),
     /// No answer in time.
     #[error("no answer in time")]
     TimedOut,
