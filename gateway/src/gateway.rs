@@ -94,7 +94,11 @@ pub(crate) async fn run(config: Config, prepared: Prepared) -> anyhow::Result<()
 
     let endpoints = listen(&config, tls)?;
 
-    let tun = Tun::open(&TunConfig { name: config.tun.name.as_str().to_owned(), mtu: config.tun.mtu.0, queues: NonZeroU16::MIN })?;
+    let tun = Tun::open(&TunConfig {
+        name: config.tun.name.as_str().to_owned(),
+        mtu: config.tun.mtu.0,
+        queues: NonZeroU16::MIN,
+    })?;
     let own = book.gateway();
     interface::configure(tun.index(), &own, &config.pool, config.tun.mtu.0).await?;
     interface::warn_without_forwarding(&config.pool);
