@@ -15,11 +15,14 @@ impl Sum {
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         // Sums of 32-bit words in 64 bits need no carry, so the compiler makes vector instructions of this.
-        let (words, rest) = bytes.as_chunks::<4>();
-        let sum: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
-        let mut last = [0; 4];
+        let (words, rest) = bytes.as_chunks::<8>();
+        let mut last = [0; 8];
         last[..rest.len()].copy_from_slice(rest);
-        Self(sum + u64::from(u32::from_ne_bytes(last)))
+        let halves = |word: &[u8; 8]| {
+            let word = u64::from_ne_bytes(*word);
+            (word & 0xffff_ffff) + (word >> 32)
+        };
+        Self(words.iter().map(halves).sum::<u64>() + halves(&last))
     }
 
     /// The sum of one word.

@@ -1,6 +1,6 @@
 //! Packets for the tests, with checksums computed word by word.
 
-use std::net::IpAddr;
+use std::net::Ipv6Addr;
 
 use super::{
     layout::{ACK, TCP, UDP},
@@ -78,10 +78,8 @@ impl Sample {
             packet = vec![0x60 | self.tos >> 4, self.tos << 4, 1, 2];
             packet.extend((transport.len() as u16).to_be_bytes());
             packet.extend([protocol, self.ttl]);
-            for address in ["fd99::2", "fd20::80"] {
-                let IpAddr::V6(address) = address.parse().unwrap() else { unreachable!() };
-                packet.extend(address.octets());
-            }
+            packet.extend(Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, 2).octets());
+            packet.extend(Ipv6Addr::new(0xfd20, 0, 0, 0, 0, 0, 0, 0x80).octets());
         } else {
             packet = vec![0x45, self.tos];
             packet.extend((20 + transport.len() as u16).to_be_bytes());

