@@ -146,7 +146,7 @@ struct Packets {
 #[derive(Debug)]
 enum Member {
     /// Nobody yet: the handshake goes on, or the decision.
-    Stranger(Handshake),
+    Stranger { _handshake: Handshake },
     /// A device.
     Device(Arc<Session>),
 }
@@ -234,7 +234,7 @@ impl Worker {
                 hubs.refuse(incoming);
             }
             Decision::Accept(handshake) => match hubs.accept(incoming, now) {
-                Some(handle) => drop(self.members.insert(Seat { hub, handle }, Member::Stranger(handshake))),
+                Some(handle) => drop(self.members.insert(Seat { hub, handle }, Member::Stranger { _handshake: handshake })),
                 None => gateway.metrics.connection(ConnectionOutcome::HandshakeFailed),
             },
         }
@@ -295,7 +295,7 @@ impl Worker {
     /// A device gets its tunnel.
     fn seat(&mut self, seat: Seat, session: Arc<Session>) {
         let now = Instant::now();
-        let Some(Member::Stranger(_)) = self.members.get(&seat) else { return };
+        let Some(Member::Stranger { .. }) = self.members.get(&seat) else { return };
         let Some(tunnel) = self.hubs[seat.hub].session(seat.handle) else { return };
         tunnel.accept();
         tunnel.assign_addresses(session::assignments(&session.addresses));
@@ -327,7 +327,7 @@ impl Worker {
     }
 
     fn turn_away(&mut self, seat: Seat, refusal: &Refusal) {
-        let Some(Member::Stranger(_)) = self.members.get(&seat) else { return };
+        let Some(Member::Stranger { .. }) = self.members.get(&seat) else { return };
         let Some(tunnel) = self.hubs[seat.hub].session(seat.handle) else { return };
         let who = refusal.device.clone().unwrap_or_else(|| tunnel.remote().to_string());
         log::info!("{who}: refused: {}", refusal.reason);
@@ -342,7 +342,7 @@ impl Worker {
                 let seconds = session.since.elapsed().unwrap_or_default().as_secs();
                 log::info!("{}: session ended after {seconds} s: {reason}", session.certificate.device);
             }
-            Some(Member::Stranger(_)) => {
+            Some(Member::Stranger { .. }) => {
                 let outcome = match reason {
                     CloseReason::TimedOut => ConnectionOutcome::TimedOut,
                     // Turned away, and counted then.

@@ -17,8 +17,8 @@ pub const INITIAL_MTU: u16 = 1350;
 /// Bytes of packets in QUIC's own queue, one burst: what waits longer waits in a [`Queue`](crate::queue::Queue).
 const SEND_BUFFER: usize = 128 * 1024;
 
-/// Bytes of packets that came and were not taken yet, some bursts of the receiving side's offload.
-const RECEIVE_BUFFER: usize = 256 * 1024;
+/// Bytes of packets that came and were not taken yet: more than one system call brings.
+const RECEIVE_BUFFER: usize = 2 * 1024 * 1024;
 
 /// Streams carry capsules only.
 const STREAM_WINDOW: u32 = 64 * 1024;

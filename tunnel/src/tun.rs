@@ -2,7 +2,6 @@
 //!
 //! Addresses, routes and the interface's state are the program's to set, by the interface's index.
 
-mod halves;
 mod queue;
 
 use std::{io, num::NonZeroU16, sync::Arc};
@@ -10,7 +9,6 @@ use std::{io, num::NonZeroU16, sync::Arc};
 use nix::errno::Errno;
 use tun_rs::{AsyncDevice, DeviceBuilder};
 
-pub use halves::{TunReader, TunWriter};
 pub use queue::{ReadReport, TunQueue, WriteReport};
 
 /// The interface to make.
@@ -95,18 +93,6 @@ impl Tun {
             .chain(&self.shared.others)
             .map(|device| TunQueue::new(Arc::clone(device)))
             .collect()
-    }
-
-    /// The half that packets from the machine come from. One reader per interface: several share the packets.
-    #[must_use]
-    pub fn reader(&self) -> TunReader {
-        TunReader::new(Arc::clone(&self.shared.first))
-    }
-
-    /// A half that packets to the machine go into; each task has its own.
-    #[must_use]
-    pub fn writer(&self) -> TunWriter {
-        TunWriter::new(TunQueue::new(Arc::clone(&self.shared.first)))
     }
 }
 

@@ -125,20 +125,6 @@ impl TunQueue {
         for packet in packets {
             self.coalescer.push(packet);
         }
-        self.flush()
-    }
-
-    /// Adds a packet to what [`Self::flush`] writes.
-    pub(super) fn push(&mut self, packet: Bytes) {
-        self.coalescer.push(packet);
-    }
-
-    /// Packets that were pushed.
-    pub(super) fn pushed(&self) -> usize {
-        self.coalescer.len()
-    }
-
-    pub(super) fn flush(&mut self) -> io::Result<WriteReport> {
         let written = write_groups(&self.device, &self.coalescer);
         self.coalescer.clear();
         written
@@ -151,7 +137,7 @@ impl std::fmt::Debug for TunQueue {
     }
 }
 
-pub(super) fn log_malformed(malformed: Malformed) {
+fn log_malformed(malformed: Malformed) {
     log::debug!("dropped what came from the interface: {malformed}");
 }
 
@@ -181,11 +167,11 @@ const MAX_READ: usize = 40 + 65535;
 
 /// What one read is read into.
 #[derive(Default)]
-pub(super) struct RawBuffer(Vec<u8>);
+struct RawBuffer(Vec<u8>);
 
 impl RawBuffer {
     /// What there is to read, if anything.
-    pub(super) fn try_read(&mut self, device: &AsyncDevice) -> io::Result<Option<&[u8]>> {
+    fn try_read(&mut self, device: &AsyncDevice) -> io::Result<Option<&[u8]>> {
         self.0.resize(HEADER_LENGTH + MAX_READ, 0);
         match device.try_recv(&mut self.0) {
             Ok(length) => Ok(Some(&self.0[..length])),

@@ -278,7 +278,7 @@ async fn setup_is_over(limit: Instant, up: bool) {
     sleep_until(limit).await;
 }
 
-fn quic_config(device: &Device, member: &Member) -> Result<quinn::ClientConfig, ConnectFailure> {
+fn quic_config(device: &Device, member: &Member) -> Result<m2m_tunnel::hub::ClientConfig, ConnectFailure> {
     let tls = client_config(ClientTls {
         anchors: &member.anchors,
         identity: Some(&member.identity),
