@@ -172,13 +172,37 @@ impl Gateway {
         })
     }
 
-    /// From now on packets for the session's addresses go to it; returns the session that it replaces.
+    /// The session takes part from now on.
     ///
     /// # Errors
     /// When there is no room.
-    pub(crate) fn join(&self, session: &Arc<Session>) -> Result<Option<Arc<Session>>, Full> {
+    pub(crate) fn join(&self, session: &Arc<Session>) -> Result<(), Full> {
+        let device = &session.certificate.device;
+        let inserted = {
+            let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+            table.insert(device, session.addresses, Arc::clone(session))?
+        };
+        if let Some(evicted) = inserted.evicted {
+            evicted.close(End::Replaced);
+        }
+        let (from, addresses) = (session.remote(), session.addresses);
+        if inserted.is_current {
+            session.is_current_now();
+            log::info!("{device}: connected from {from}, addresses {addresses}");
+        } else {
+            log::info!("{device}: connected from {from}, too");
+        }
+        Ok(())
+    }
+
+    /// The device says that its packets go to this session from now on.
+    pub(crate) fn make_current(&self, session: &Arc<Session>) {
+        session.is_current_now();
+        let device = &session.certificate.device;
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-        table.insert(&session.certificate.device, session.addresses, Arc::clone(session))
+        if let Some(former) = table.make_current(device, session) {
+            log::info!("{device}: moved from {} to {}", former.remote(), session.remote());
+        }
     }
 
     /// The session is over.
@@ -195,7 +219,7 @@ impl Gateway {
     /// Brings those metrics up to date that are not counted as things happen.
     pub(crate) fn update_gauges(&self) {
         let gauge = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
-        self.metrics.sessions.set(gauge(self.table().len()));
+        self.metrics.sessions.set(gauge(self.table().devices()));
         self.metrics.handshakes_under_way.set(self.admission.under_way().into());
         self.metrics.addresses_assigned.set(gauge(self.book.usage().0));
         let Some(list) = self.revocation.as_ref().and_then(RevocationKeeper::current) else { return };

@@ -1,7 +1,7 @@
 //! What the gateway keeps of a device's session.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
@@ -32,6 +32,8 @@ pub(crate) struct Session {
     pub(crate) seat: Seat,
     remote: Mutex<SocketAddr>,
     max_packet_size: AtomicUsize,
+    /// Whether it was ever the one that packets for its device went to.
+    was_current: AtomicBool,
     replies: Mutex<RateLimit>,
 }
 
@@ -54,6 +56,7 @@ impl Session {
             seat,
             remote: Mutex::new(remote),
             max_packet_size: AtomicUsize::new(0),
+            was_current: AtomicBool::new(false),
             replies: Mutex::new(RateLimit::new(20, Instant::now())),
         }
     }
@@ -84,6 +87,16 @@ impl Session {
         self.max_packet_size.load(Ordering::Relaxed)
     }
 
+    /// Whether it was ever the one that packets for its device went to.
+    pub(crate) fn was_current(&self) -> bool {
+        self.was_current.load(Ordering::Relaxed)
+    }
+
+    /// It is the one that packets for its device go to.
+    pub(crate) fn is_current_now(&self) {
+        self.was_current.store(true, Ordering::Relaxed);
+    }
+
     /// Whether another ICMP message on behalf of this session may be sent now.
     pub(crate) fn may_reply(&self) -> bool {
         self.replies.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now())
@@ -95,7 +108,7 @@ impl Session {
 pub(crate) enum End {
     /// The certificate has been revoked: coming back is of no use.
     Revoked,
-    /// The device has opened another session.
+    /// The device has opened too many others.
     Replaced,
     /// The gateway stops: come back later, or elsewhere.
     Stopping,
@@ -115,7 +128,7 @@ impl End {
     pub(crate) const fn reason(self) -> &'static str {
         match self {
             Self::Revoked => "the device's certificate has been revoked",
-            Self::Replaced => "replaced by a newer session of this device",
+            Self::Replaced => "replaced by newer sessions of this device",
             Self::Stopping => "the gateway is stopping",
         }
     }

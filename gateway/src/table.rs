@@ -8,28 +8,45 @@ use m2m_protocol::names::Token;
 
 use crate::pool::Addresses;
 
-/// The sessions, by device and by address; at most one per device.
+/// The sessions, by device and by address.
+///
+/// A device may have several for a while: it opens a new one before it gives the old one up. Packets for it go to the current one: the
+/// first, then whichever the device [says](Table::make_current).
 #[derive(Debug)]
 pub(crate) struct Table<S> {
     max: usize,
     by_device: HashMap<Token, Entry<S>>,
     by_address: HashMap<IpAddr, Arc<S>>,
+    sessions: usize,
 }
+
+/// Sessions of one device. The oldest goes when there is another one: a device with four uplinks has one for each.
+const MOST_SESSIONS: usize = 4;
 
 #[derive(Debug)]
 struct Entry<S> {
     addresses: Addresses,
-    session: Arc<S>,
+    /// Never empty; oldest first.
+    sessions: Vec<Arc<S>>,
+    current: Arc<S>,
+}
+
+/// What [`Table::insert`] did.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Inserted<S> {
+    /// Packets for the device go to the new session: it has no other.
+    pub(crate) is_current: bool,
+    /// A session of the device that is one too many, and the caller's to close.
+    pub(crate) evicted: Option<Arc<S>>,
 }
 
 impl<S> Table<S> {
     /// An empty table for at most `max` devices.
     pub(crate) fn new(max: usize) -> Self {
-        Self { max, by_device: HashMap::new(), by_address: HashMap::new() }
+        Self { max, by_device: HashMap::new(), by_address: HashMap::new(), sessions: 0 }
     }
 
-    /// From now on packets for `addresses` go to `session`. Returns the session that it replaces, which still works
-    /// and is the caller's to close.
+    /// Adds a session of a device, which has these addresses in all its sessions.
     ///
     /// # Errors
     /// [`Full`] when there are `max` devices already and this is another one.
@@ -38,30 +55,61 @@ impl<S> Table<S> {
         device: &Token,
         addresses: Addresses,
         session: Arc<S>,
-    ) -> Result<Option<Arc<S>>, Full> {
+    ) -> Result<Inserted<S>, Full> {
         if self.is_full_for(device) {
             return Err(Full { max: self.max });
         }
-        let former = self.by_device.insert(device.clone(), Entry { addresses, session: Arc::clone(&session) });
-        for address in former.iter().flat_map(|entry| entry.addresses.iter()) {
-            self.by_address.remove(&address);
-        }
-        for address in addresses.iter() {
-            self.by_address.insert(address, Arc::clone(&session));
-        }
-        Ok(former.map(|entry| entry.session))
-    }
-
-    /// Takes `session` out, unless another one has replaced it; whether it was there.
-    pub(crate) fn remove(&mut self, device: &Token, session: &Arc<S>) -> bool {
-        if !self.by_device.get(device).is_some_and(|entry| Arc::ptr_eq(&entry.session, session)) {
-            return false;
-        }
-        if let Some(entry) = self.by_device.remove(device) {
+        self.sessions += 1;
+        let Some(entry) = self.by_device.get_mut(device) else {
+            let entry = Entry { addresses, sessions: vec![Arc::clone(&session)], current: session };
+            point(&mut self.by_address, &entry);
+            self.by_device.insert(device.clone(), entry);
+            return Ok(Inserted { is_current: true, evicted: None });
+        };
+        let is_full = entry.sessions.len() >= MOST_SESSIONS;
+        let oldest = entry.sessions.iter().position(|session| !Arc::ptr_eq(session, &entry.current));
+        let evicted = oldest.filter(|_| is_full).map(|oldest| entry.sessions.remove(oldest));
+        self.sessions -= usize::from(evicted.is_some());
+        entry.sessions.push(session);
+        if entry.addresses != addresses {
             for address in entry.addresses.iter() {
                 self.by_address.remove(&address);
             }
+            entry.addresses = addresses;
+            point(&mut self.by_address, entry);
         }
+        Ok(Inserted { is_current: false, evicted })
+    }
+
+    /// From now on packets for the device go to `session`. Returns the one that they went to, if it is another.
+    pub(crate) fn make_current(&mut self, device: &Token, session: &Arc<S>) -> Option<Arc<S>> {
+        let entry = self.by_device.get_mut(device)?;
+        let is_known = entry.sessions.iter().any(|known| Arc::ptr_eq(known, session));
+        if !is_known || Arc::ptr_eq(&entry.current, session) {
+            return None;
+        }
+        let former = std::mem::replace(&mut entry.current, Arc::clone(session));
+        point(&mut self.by_address, entry);
+        Some(former)
+    }
+
+    /// Takes `session` out; whether it was there. If it was the current one, the device's newest takes its place.
+    pub(crate) fn remove(&mut self, device: &Token, session: &Arc<S>) -> bool {
+        let Some(entry) = self.by_device.get_mut(device) else { return false };
+        let Some(index) = entry.sessions.iter().position(|known| Arc::ptr_eq(known, session)) else { return false };
+        entry.sessions.remove(index);
+        self.sessions -= 1;
+        if let Some(newest) = entry.sessions.last() {
+            if Arc::ptr_eq(&entry.current, session) {
+                entry.current = Arc::clone(newest);
+                point(&mut self.by_address, entry);
+            }
+            return true;
+        }
+        for address in entry.addresses.iter() {
+            self.by_address.remove(&address);
+        }
+        self.by_device.remove(device);
         true
     }
 
@@ -77,12 +125,29 @@ impl<S> Table<S> {
 
     /// All sessions.
     pub(crate) fn sessions(&self) -> impl Iterator<Item = &Arc<S>> {
-        self.by_device.values().map(|entry| &entry.session)
+        self.by_device.values().flat_map(|entry| &entry.sessions)
+    }
+
+    /// Whether packets for its device go to `session`.
+    pub(crate) fn is_current(&self, device: &Token, session: &Arc<S>) -> bool {
+        self.by_device.get(device).is_some_and(|entry| Arc::ptr_eq(&entry.current, session))
+    }
+
+    /// The number of devices that are connected.
+    pub(crate) fn devices(&self) -> usize {
+        self.by_device.len()
     }
 
     /// The number of sessions.
     pub(crate) fn len(&self) -> usize {
-        self.by_device.len()
+        self.sessions
+    }
+}
+
+/// Packets for the addresses of `entry` go to its current session.
+fn point<S>(by_address: &mut HashMap<IpAddr, Arc<S>>, entry: &Entry<S>) {
+    for address in entry.addresses.iter() {
+        by_address.insert(address, Arc::clone(&entry.current));
     }
 }
 
@@ -112,17 +177,34 @@ mod tests {
     }
 
     #[test]
-    fn the_second_session_of_a_device_replaces_the_first() {
+    fn a_new_session_waits_until_the_device_says_so() {
         let mut table = Table::new(4);
         let (old, new) = (Arc::new("old"), Arc::new("new"));
-        assert_eq!(table.insert(&device(2), addresses(2), Arc::clone(&old)).unwrap(), None);
-        let replaced = table.insert(&device(2), addresses(2), Arc::clone(&new)).unwrap();
-        assert!(Arc::ptr_eq(&replaced.unwrap(), &old));
-        assert!(!table.remove(&device(2), &old), "the end of the old session leaves the new one alone");
+        let first = table.insert(&device(2), addresses(2), Arc::clone(&old)).unwrap();
+        assert_eq!(first, Inserted { is_current: true, evicted: None });
+        let second = table.insert(&device(2), addresses(2), Arc::clone(&new)).unwrap();
+        assert_eq!(second, Inserted { is_current: false, evicted: None });
+        assert!(Arc::ptr_eq(table.session_of([10, 0, 0, 2].into()).unwrap(), &old));
+        assert!(Arc::ptr_eq(&table.make_current(&device(2), &new).unwrap(), &old));
+        assert!(table.make_current(&device(2), &new).is_none());
         assert!(Arc::ptr_eq(table.session_of([10, 0, 0, 2].into()).unwrap(), &new));
-        assert!(table.remove(&device(2), &new));
-        assert!(table.session_of([10, 0, 0, 2].into()).is_none());
-        assert_eq!(table.by_address.len(), 0);
+        assert!(table.remove(&device(2), &new), "the old one takes its place again");
+        assert!(Arc::ptr_eq(table.session_of([10, 0, 0, 2].into()).unwrap(), &old));
+        assert!(table.remove(&device(2), &old) && !table.remove(&device(2), &old));
+        assert_eq!((table.len(), table.devices(), table.by_address.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn the_oldest_but_the_current_one_is_one_too_many() {
+        let mut table = Table::new(1);
+        let sessions: Vec<_> = (0..6).map(Arc::new).collect();
+        let evicted: Vec<_> = sessions
+            .iter()
+            .map(|session| table.insert(&device(2), addresses(2), Arc::clone(session)).unwrap().evicted)
+            .map(|evicted| evicted.map(|evicted| *evicted))
+            .collect();
+        assert_eq!(evicted, [None, None, None, None, Some(1), Some(2)]);
+        assert_eq!(table.len(), MOST_SESSIONS);
     }
 
     #[test]
@@ -135,34 +217,59 @@ mod tests {
     }
 
     proptest! {
-        /// Against a model: the last session inserted and not removed is the one that gets the packets.
+        /// Against a model: a list of sessions for each device, and which of them is current.
         #[test]
-        fn packets_go_to_the_latest_session(steps in prop::collection::vec((0..5_u8, any::<bool>(), 0..8_usize), 0..60)) {
+        fn packets_go_to_the_current_session(steps in prop::collection::vec((0..5_u8, 0..3_u8, 0..12_usize), 0..80)) {
             let mut table = Table::new(3);
-            let mut model: HashMap<u8, Arc<usize>> = HashMap::new();
+            let mut model: HashMap<u8, (Vec<Arc<usize>>, Arc<usize>)> = HashMap::new();
             let mut made: Vec<(u8, Arc<usize>)> = Vec::new();
-            for (step, (number, insert, pick)) in steps.into_iter().enumerate() {
-                if insert {
-                    let session = Arc::new(step);
-                    let fits = model.len() < 3 || model.contains_key(&number);
-                    let outcome = table.insert(&device(number), addresses(number), Arc::clone(&session));
-                    prop_assert_eq!(outcome.is_ok(), fits);
-                    if fits {
-                        prop_assert_eq!(outcome.unwrap(), model.insert(number, Arc::clone(&session)));
-                        made.push((number, session));
+            for (step, (number, action, pick)) in steps.into_iter().enumerate() {
+                let picked = made.get(pick).cloned();
+                match (action, picked) {
+                    (0, _) => {
+                        let session = Arc::new(step);
+                        let fits = model.len() < 3 || model.contains_key(&number);
+                        let outcome = table.insert(&device(number), addresses(number), Arc::clone(&session));
+                        prop_assert_eq!(outcome.is_ok(), fits);
+                        let Ok(inserted) = outcome else { continue };
+                        made.push((number, Arc::clone(&session)));
+                        match model.get_mut(&number) {
+                            None => drop(model.insert(number, (vec![Arc::clone(&session)], session))),
+                            Some((sessions, _)) => {
+                                sessions.retain(|one| inserted.evicted.as_ref().is_none_or(|gone| !Arc::ptr_eq(gone, one)));
+                                sessions.push(session);
+                            }
+                        }
                     }
-                } else if let Some((number, session)) = made.get(pick) {
-                    let current = model.get(number).is_some_and(|latest| Arc::ptr_eq(latest, session));
-                    prop_assert_eq!(table.remove(&device(*number), session), current);
-                    if current {
-                        model.remove(number);
+                    (1, Some((number, session))) => {
+                        let wanted = model.get_mut(&number).filter(|(sessions, _)| sessions.contains(&session));
+                        let former = wanted.map(|(_, current)| std::mem::replace(current, Arc::clone(&session)));
+                        prop_assert_eq!(table.make_current(&device(number), &session), former.filter(|former| *former != session));
                     }
+                    (_, Some((number, session))) => {
+                        let known = model.get(&number).is_some_and(|(sessions, _)| sessions.contains(&session));
+                        prop_assert_eq!(table.remove(&device(number), &session), known);
+                        if let Some((sessions, current)) = model.get_mut(&number) {
+                            sessions.retain(|one| *one != session);
+                            match sessions.last() {
+                                None => drop(model.remove(&number)),
+                                Some(newest) if *current == session => *current = Arc::clone(newest),
+                                Some(_) => {}
+                            }
+                        }
+                    }
+                    (_, None) => {}
                 }
-                prop_assert_eq!(table.len(), model.len());
+                prop_assert_eq!(table.devices(), model.len());
+                prop_assert_eq!(table.len(), model.values().map(|(sessions, _)| sessions.len()).sum::<usize>());
                 prop_assert_eq!(table.by_address.len(), model.len() * 2);
                 for number in 0..5 {
+                    let current = model.get(&number).map(|(sessions, current)| {
+                        assert!(sessions.len() <= MOST_SESSIONS);
+                        current
+                    });
                     for address in addresses(number).iter() {
-                        prop_assert_eq!(table.session_of(address), model.get(&number));
+                        prop_assert_eq!(table.session_of(address), current);
                     }
                 }
             }

@@ -118,8 +118,6 @@ pub(crate) async fn run(
 const TURN: usize = 128 * 1024;
 /// How long an interface that is down is left alone.
 const REST: Duration = Duration::from_millis(100);
-/// How long a replaced session still takes what is on its way.
-const REPLACED_GRACE: Duration = Duration::from_secs(2);
 
 struct Worker {
     gateway: Arc<Gateway>,
@@ -278,6 +276,8 @@ impl Worker {
             Event::AddressesRequested(requests) => {
                 if let Some(Member::Device(session)) = self.members.get(&seat) {
                     tunnel.assign_addresses(session::answers(&session.addresses, &requests));
+                    // A device that asks is here, and not where it was.
+                    self.gateway.make_current(session);
                 }
             }
             Event::PacketSize(size) => {
@@ -302,20 +302,10 @@ impl Worker {
         let routes = self.gateway.policy.advertised().into_iter().map(IpRange::from_prefix).collect();
         tunnel.advertise_routes(routes);
         session.update(tunnel.remote(), tunnel.max_packet_size());
-        let device = &session.certificate.device;
-        match self.gateway.join(&session) {
-            Ok(None) => {
-                log::info!("{device}: connected from {}, addresses {}", session.remote(), session.addresses);
-            }
-            Ok(Some(former)) => {
-                log::info!("{device}: moved from {} to {}", former.remote(), session.remote());
-                retire(former);
-            }
-            Err(full) => {
-                tunnel.close(m2m_tunnel::http3::Code::EXCESSIVE_LOAD, &full.to_string(), now);
-                self.gateway.metrics.connection(ConnectionOutcome::NoRoom);
-                return;
-            }
+        if let Err(full) = self.gateway.join(&session) {
+            tunnel.close(m2m_tunnel::http3::Code::EXCESSIVE_LOAD, &full.to_string(), now);
+            self.gateway.metrics.connection(ConnectionOutcome::NoRoom);
+            return;
         }
         self.gateway.metrics.connection(ConnectionOutcome::Accepted);
         self.members.insert(seat, Member::Device(Arc::clone(&session)));
@@ -472,6 +462,10 @@ fn take(gateway: &Gateway, session: &Arc<Session>, packet: Bytes, passing: &mut 
     };
     match gateway.policy.check(&session.addresses, source, destination) {
         Ok(()) => {
+            // A device that sends over a new session has moved there. Over an old one it only sent what was under way.
+            if !session.was_current() {
+                gateway.make_current(session);
+            }
             session.counters.received(packet.len());
             passing.push(packet);
         }
@@ -487,12 +481,4 @@ fn take(gateway: &Gateway, session: &Arc<Session>, packet: Bytes, passing: &mut 
             }
         }
     }
-}
-
-/// The new session carries everything already; what the device sent over the old one arrives still.
-fn retire(former: Arc<Session>) {
-    tokio::spawn(async move {
-        tokio::time::sleep(REPLACED_GRACE).await;
-        former.close(End::Replaced);
-    });
 }

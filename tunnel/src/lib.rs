@@ -9,7 +9,7 @@
 //! |---|---|
 //! | codecs, without I/O | [`varint`], [`http3`], [`qpack`], [`capsule`], [`request`] |
 //! | IP, without I/O | [`packet`], [`offload`], [`routes`], [`queue`] |
-//! | the tunnel over QUIC, without I/O | [`session`], [`quic`], [`client`], [`server`] |
+//! | the tunnel over QUIC, without I/O | [`session`], [`quic`], [`congestion`], [`client`], [`server`] |
 //! | sockets | [`udp`], [`hub`] |
 //! | the interface | [`tun`] |
 //!
@@ -20,6 +20,7 @@
 pub mod capsule;
 pub mod carrier;
 pub mod client;
+pub mod congestion;
 pub mod http3;
 pub mod hub;
 pub mod offload;

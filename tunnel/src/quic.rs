@@ -7,6 +7,8 @@ use quinn_proto::{
     crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig},
 };
 
+use crate::congestion::ShortQueueConfig;
+
 /// The ALPN protocol of HTTP/3.
 pub const ALPN: &[u8] = b"h3";
 
@@ -83,7 +85,7 @@ pub fn server_config(
     Ok(config)
 }
 
-/// What both sides share. Congestion control is CUBIC, quinn's default: its BBR calls itself experimental.
+/// What both sides share.
 fn transport(idle: Duration) -> TransportConfig {
     let mut acknowledgements = AckFrequencyConfig::default();
     acknowledgements.ack_eliciting_threshold(VarInt::from_u32(ACK_THRESHOLD));
@@ -97,6 +99,7 @@ fn transport(idle: Duration) -> TransportConfig {
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(8 * STREAM_WINDOW))
         .send_window(u64::from(8 * STREAM_WINDOW))
+        .congestion_controller_factory(Arc::new(ShortQueueConfig::default()))
         .ack_frequency_config(Some(acknowledgements))
         .datagram_send_buffer_size(SEND_BUFFER)
         .datagram_receive_buffer_size(Some(RECEIVE_BUFFER));
