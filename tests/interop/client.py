@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import signal
-import ssl
 import sys
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address, ip_network
@@ -43,12 +42,16 @@ class Device:
         self._addresses: AddressAssign | None = None
         self._routes: RouteAdvertisement | None = None
         self._is_up = False
+        self.is_stopped = False
         self.reason = "no tunnel"
 
-    def stop(self) -> None:
-        """Ends the tunnel."""
-        if self._session is not None:
-            self._session.close()
+    def stop(self) -> bool:
+        """Ends the tunnel; whether there was one."""
+        self.is_stopped = True
+        if self._session is None:
+            return False
+        self._session.close()
+        return True
 
     def opened(self, session: Session) -> None:
         """Called by the session."""
@@ -110,25 +113,22 @@ async def run(arguments: argparse.Namespace) -> int:
     journal = Journal(arguments.journal)
     credentials = Credentials(arguments.certificate, arguments.key, arguments.trust_anchor)
     proxy: Endpoint = arguments.proxy
-    device = Device(Tun(arguments.interface), arguments.request, journal)
-    keep_outside(ip_address(proxy.host))
-    client = _TRANSPORTS[arguments.protocol](proxy, credentials)
-    is_stopped = False
-
-    def stop() -> None:
-        nonlocal is_stopped
-        is_stopped = True
-        device.stop()
-
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop)
     try:
-        await client.run(arguments.authority or _authority(proxy), arguments.path, device, journal)
-    except (Refused, ssl.SSLError, OSError) as error:
-        print(f"client.py: {error}", file=sys.stderr)
+        device = Device(Tun(arguments.interface), arguments.request, journal)
+        keep_outside(ip_address(proxy.host))
+        client = _TRANSPORTS[arguments.protocol](proxy, credentials)
+        tunnel = client.run(arguments.authority or _authority(proxy), arguments.path, device, journal)
+        task = asyncio.ensure_future(tunnel)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: device.stop() or task.cancel())
+        await task
+    except asyncio.CancelledError:
+        return 0
+    except (Refused, OSError) as error:
+        print(f"client.py: {str(error) or type(error).__name__}", file=sys.stderr)
         return 1
-    if not is_stopped:
+    if not device.is_stopped:
         print(f"client.py: {device.reason}", file=sys.stderr)
-    return 0 if is_stopped else 1
+    return 0 if device.is_stopped else 1
 
 
 def _authority(proxy: Endpoint) -> str:

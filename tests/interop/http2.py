@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TypeVar, cast
 
 from h2.config import H2Configuration
@@ -99,6 +100,7 @@ class _Connection(asyncio.Protocol):
         self._path = path
         self._transport: asyncio.Transport | None = None
         self._is_paused = False
+        self._reason = ""
         self._sessions: dict[int, _Session] = {}
         loop = asyncio.get_running_loop()
         self._peer_settings: asyncio.Future[dict[int, int]] = loop.create_future()
@@ -165,14 +167,15 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Called by asyncio."""
         try:
-            for event in self.h2.receive_data(data):
-                self._event_received(event)
+            events = self.h2.receive_data(data)
         except ProtocolError as error:
             self._end(f"protocol error of the peer: {error}")
             self.flush()
             if self._transport is not None:
                 self._transport.close()
             return
+        for event in events:
+            self._event_received(event)
         self.flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -239,7 +242,7 @@ class _Connection(asyncio.Protocol):
     async def _before_end(self, awaited: asyncio.Future[_Result]) -> _Result:
         await asyncio.wait((awaited, self._lost), return_when=asyncio.FIRST_COMPLETED)
         if not awaited.done():
-            raise ConnectionError("the connection ended")
+            raise ConnectionError(self._reason)
         return awaited.result()
 
     def _pump(self) -> None:
@@ -247,6 +250,7 @@ class _Connection(asyncio.Protocol):
             session.pump()
 
     def _end(self, reason: str) -> None:
+        self._reason = reason
         for session in self._sessions.values():
             session.end(reason)
         if not self._lost.done():
@@ -303,11 +307,14 @@ class _Session(Session):
 
     def _finish(self) -> None:
         self.pump()
-        self._connection.h2.end_stream(self.stream)
+        with suppress(ProtocolError):
+            # It fails when the peer has closed the connection in the same breath.
+            self._connection.h2.end_stream(self.stream)
         self._connection.flush()
 
     def _reset(self) -> None:
-        self._connection.h2.reset_stream(self.stream, ErrorCodes.PROTOCOL_ERROR)
+        with suppress(ProtocolError):
+            self._connection.h2.reset_stream(self.stream, ErrorCodes.PROTOCOL_ERROR)
         self._connection.flush()
 
 

@@ -109,6 +109,7 @@ class _Connection(QuicConnectionProtocol):
         self._peer_settings: asyncio.Future[dict[int, int]] = asyncio.get_running_loop().create_future()
         self._response: asyncio.Future[Fields] = asyncio.get_running_loop().create_future()
         self._ended = asyncio.Event()
+        self._reason = ""
         self._is_admitted = self.is_client
         if not self.is_client:
             _demand_certificate(quic)
@@ -143,6 +144,10 @@ class _Connection(QuicConnectionProtocol):
         self.transmit()
         check_response(await self._before_end(self._response))
         await self._ended.wait()
+
+    def close(self, error_code: int = ErrorCode.H3_NO_ERROR, reason_phrase: str = "") -> None:
+        """Closes the connection, unless told otherwise with HTTP/3's code for it."""
+        super().close(error_code, reason_phrase)
 
     def quic_event_received(self, event: QuicEvent) -> None:
         """Called by aioquic."""
@@ -215,10 +220,11 @@ class _Connection(QuicConnectionProtocol):
         await asyncio.wait((awaited, ended), return_when=asyncio.FIRST_COMPLETED)
         ended.cancel()
         if not awaited.done():
-            raise ConnectionError("the connection ended")
+            raise ConnectionError(self._reason)
         return awaited.result()
 
     def _end(self, reason: str) -> None:
+        self._reason = reason
         for session in self._sessions.values():
             session.end(reason)
         self._ended.set()
