@@ -3,9 +3,11 @@
 mod company;
 mod cutter;
 mod image;
+mod standalone;
 mod traffic;
 
 pub use company::{Company, LIMIT};
 pub use cutter::Cutter;
 pub use image::image;
+pub use standalone::{StandalonePage, shell};
 pub use traffic::Traffic;
