@@ -1,24 +1,29 @@
 //! A device without an operating system: a tunnel, and packets made by hand.
 
+use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ipnet::IpNet;
 use m2m_identity::tls::{self, ClientTls, Identity, TrustAnchors};
-use m2m_tunnel::client::{self, ConnectRequest};
+use m2m_tunnel::client::{ConnectRequest, establish};
+use m2m_tunnel::hub::{ConnectionHandle, EndpointConfig, Hub};
 use m2m_tunnel::quic;
-use m2m_tunnel::session::{CloseReason, Event, Session};
+use m2m_tunnel::session::{CloseReason, Event, PREFIX};
+use m2m_tunnel::udp::UdpSocket;
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::host::{Host, LIMIT};
 
 pub struct Device {
-    pub session: Session,
     pub addresses: Vec<IpNet>,
     pub routes: Vec<IpNet>,
-    _endpoint: quinn::Endpoint,
+    outgoing: mpsc::UnboundedSender<Bytes>,
+    packets: tokio::sync::Mutex<mpsc::UnboundedReceiver<Bytes>>,
+    events: mpsc::UnboundedReceiver<Event>,
 }
 
 impl Device {
@@ -35,32 +40,37 @@ impl Device {
             clock: Arc::new(rustls::time_provider::DefaultTimeProvider),
         })
         .unwrap();
-        let config = quic::client_config(tls, quic::client_transport(&quic::Timing::default())).unwrap();
-        let runtime = Arc::new(quinn::TokioRuntime);
-        let endpoint = quinn::Endpoint::new(quinn::EndpointConfig::default(), None, host.socket(), runtime).unwrap();
+        let config = quic::client_config(tls, quic::client_transport(quic::IDLE_TIMEOUT)).unwrap();
+        let mut hub = Hub::new(UdpSocket::new(host.socket()).unwrap(), EndpointConfig::default(), None);
         let gateway = SocketAddr::from(([127, 0, 0, 1], 443));
-        let connection = endpoint
-            .connect_with(config, gateway, "gateway.example")
-            .unwrap()
-            .await
-            .map_err(|error| error.to_string())?;
-        let mut session = client::connect(connection, ConnectRequest::new("gateway.example"))
-            .await
-            .map_err(|error| error.to_string())?;
-        let (mut addresses, mut routes) = (Vec::new(), Vec::new());
-        while addresses.is_empty() || routes.is_empty() {
-            match session.next_event().await {
+        let request = ConnectRequest::new("gateway.example");
+        let handle = hub.connect(config, gateway, "gateway.example", request, Instant::now()).unwrap();
+        establish(&mut hub, handle).await.map_err(|error| error.to_string())?;
+
+        let (outgoing, to_send) = mpsc::unbounded_channel();
+        let (received, packets) = mpsc::unbounded_channel();
+        let (happened, events) = mpsc::unbounded_channel();
+        tokio::spawn(carry(hub, handle, to_send, received, happened));
+        let packets = tokio::sync::Mutex::new(packets);
+        let mut device = Self { addresses: Vec::new(), routes: Vec::new(), outgoing, packets, events };
+        while device.addresses.is_empty() || device.routes.is_empty() {
+            match device.events.recv().await.expect("an end that is told") {
                 Event::AddressesAssigned(assigned) => {
-                    addresses = assigned.into_iter().map(|address| address.prefix).collect();
+                    device.addresses = assigned.into_iter().map(|address| address.prefix).collect();
                 }
                 Event::RoutesAdvertised(ranges) => {
-                    routes = ranges.iter().flat_map(m2m_tunnel::routes::IpRange::prefixes).collect();
+                    device.routes = ranges.iter().flat_map(m2m_tunnel::routes::IpRange::prefixes).collect();
                 }
                 Event::Closed(reason) => return Err(reason.to_string()),
                 _ => {}
             }
         }
-        Ok(Self { session, addresses, routes, _endpoint: endpoint })
+        Ok(device)
+    }
+
+    /// Sends an IP packet.
+    pub fn send(&self, packet: &[u8]) {
+        self.outgoing.send([&PREFIX, packet].concat().into()).unwrap();
     }
 
     /// Its own address of the family of `other`.
@@ -77,7 +87,7 @@ impl Device {
         // A packet may be lost: the interface's address is new to the kernel, too.
         loop {
             assert!(tokio::time::Instant::now() < end, "no answer from {destination}");
-            self.session.packets().send(&echo_request(own, destination)).unwrap();
+            self.send(&echo_request(own, destination));
             if let Some(answer) = self.receive(Duration::from_secs(1), is_echo_reply).await {
                 let header = m2m_tunnel::packet::Header::parse(&answer).unwrap();
                 assert_eq!((header.source, header.destination), (destination, own));
@@ -88,13 +98,12 @@ impl Device {
 
     /// The first packet within `patience` that `wanted` takes; others are passed over.
     pub async fn receive(&self, patience: Duration, wanted: impl Fn(&[u8]) -> bool) -> Option<Bytes> {
-        let packets = self.session.packets();
+        let mut packets = self.packets.lock().await;
         timeout(patience, async {
             loop {
-                let mut batch = Vec::new();
-                packets.recv_batch(&mut batch).await.expect("the tunnel is open");
-                if let Some(found) = batch.into_iter().find(|packet| wanted(packet)) {
-                    return found;
+                let packet = packets.recv().await.expect("the tunnel is open");
+                if wanted(&packet) {
+                    return packet;
                 }
             }
         })
@@ -106,13 +115,53 @@ impl Device {
     pub async fn end(&mut self) -> CloseReason {
         timeout(LIMIT, async {
             loop {
-                if let Event::Closed(reason) = self.session.next_event().await {
+                if let Event::Closed(reason) = self.events.recv().await.expect("an end that is told") {
                     return reason;
                 }
             }
         })
         .await
         .expect("the tunnel ends")
+    }
+}
+
+/// Moves packets until the tunnel is gone, or the device.
+async fn carry(
+    mut hub: Hub,
+    handle: ConnectionHandle,
+    mut to_send: mpsc::UnboundedReceiver<Bytes>,
+    received: mpsc::UnboundedSender<Bytes>,
+    happened: mpsc::UnboundedSender<Event>,
+) {
+    loop {
+        let now = Instant::now();
+        hub.receive(now).unwrap();
+        hub.handle_timeout(now);
+        while hub.next_changed(now).is_some() {
+            let Some(session) = hub.session(handle) else { return };
+            while let Some(packet) = session.recv() {
+                let _ = received.send(packet);
+            }
+            while let Some(event) = session.poll_event() {
+                let _ = happened.send(event);
+            }
+        }
+        hub.transmit(now);
+        let due = hub.poll_timeout();
+        tokio::select! {
+            packet = to_send.recv() => match packet {
+                Some(packet) => drop(hub.send(handle, packet, now)),
+                None => {
+                    if let Some(session) = hub.session(handle) {
+                        session.close(m2m_tunnel::http3::Code::NO_ERROR, "", now);
+                    }
+                    hub.transmit(now);
+                    return;
+                }
+            },
+            () = poll_fn(|context| hub.poll_ready(context)) => {}
+            () = tokio::time::sleep_until(due.unwrap_or(now).into()), if due.is_some() => {}
+        }
     }
 }
 

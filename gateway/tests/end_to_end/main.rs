@@ -8,7 +8,7 @@ mod host;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use m2m_tunnel::session::CloseReason;
@@ -116,22 +116,26 @@ async fn a_packet_that_the_path_does_not_carry_is_answered_with_its_size() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn addresses_stay_and_a_newer_session_replaces_the_older() {
+async fn addresses_stay_and_packets_go_where_the_device_last_was() {
     let (directory, authority, host) = prepare(POOL);
     let anchors = authority.anchors();
     let (one, two) = (authority.device("dev-1", 11), authority.device("dev-2", 12));
     let gateway = Gateway::start(&host, directory.path());
-    let mut first = Device::connect(&host, &anchors, &one).await.unwrap();
+    let first = Device::connect(&host, &anchors, &one).await.unwrap();
     let other = Device::connect(&host, &anchors, &two).await.unwrap();
     assert_eq!(other.addresses, [net("10.99.0.3/32"), net("fd99::3/128")]);
 
     let second = Device::connect(&host, &anchors, &one).await.unwrap();
     assert_eq!(second.addresses, first.addresses);
+    // The first one carries on until the device sends over the second, and is not closed then.
+    first.ping("10.99.0.1").await;
     second.ping("10.99.0.1").await;
-    let CloseReason::Peer { code, reason } = first.end().await else { panic!("closed by the gateway") };
-    assert_eq!((code.0, reason.as_str()), (0x6d3202, "replaced by a newer session of this device"));
+    first.send(&echo_request("10.99.0.2".parse().unwrap(), "10.20.0.80".parse().unwrap()));
     second.ping("fd20::80").await;
+    assert!(first.receive(Duration::from_millis(200), |_| true).await.is_none(), "the device has moved");
     wait_for_metric(&host, "m2m_gateway_sessions 2");
+    drop(first);
+    second.ping("fd20::80").await;
 
     let addresses = (second.addresses.clone(), other.addresses.clone());
     let mut other = other;
@@ -152,7 +156,7 @@ async fn a_device_sends_from_its_own_address_to_the_routes_only() {
     let device = Device::connect(&host, &anchors, &authority.device("dev-1", 11)).await.unwrap();
     let neighbour = Device::connect(&host, &anchors, &authority.device("dev-2", 12)).await.unwrap();
     let send = |source: &str, destination: &str| {
-        device.session.packets().send(&echo_request(source.parse().unwrap(), destination.parse().unwrap())).unwrap();
+        device.send(&echo_request(source.parse().unwrap(), destination.parse().unwrap()));
     };
     send("10.99.0.3", "10.20.0.80");
     send("fd99::3", "fd20::80");
@@ -164,7 +168,7 @@ async fn a_device_sends_from_its_own_address_to_the_routes_only() {
     let prohibited =
         |packet: &[u8]| packet[0] >> 4 == 4 && packet[20..22] == [3, 13] && packet[44..48] == [192, 0, 2, 1];
     assert!(device.receive(LIMIT, prohibited).await.is_some());
-    device.session.packets().send(b"not IP").unwrap();
+    device.send(b"not IP");
     wait_for_metric(&host, "m2m_gateway_device_dropped_packets_total{device=\"dev-1\",reason=\"malformed\"} 1");
 
     // The neighbour got none of it, and both still work.
