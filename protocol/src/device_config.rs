@@ -56,7 +56,7 @@ pub struct TunnelConfig {
     pub uplinks: Vec<Uplink>,
     /// What HTTP/2 goes through on its way to the gateway. HTTP/3 does not use it: a CONNECT proxy carries no UDP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub proxy: Option<Proxy>,
+    pub proxy: Option<Box<Proxy>>,
 }
 
 /// A gateway.
