@@ -5,6 +5,7 @@
 //! | [`daemon`] | runs all the others |
 //! | [`api`] | the local API, both sides |
 //! | [`config`] | the configuration file |
+//! | [`roaming`] | keeps one tunnel alive over several connections: a state machine without I/O |
 //! | [`state`] | what the device is doing: a state machine without I/O |
 //! | [`store`] | what is kept between two boots |
 //! | [`certificate`] | the device's own certificate |
@@ -24,6 +25,7 @@ pub mod enrol;
 pub mod journal;
 pub mod network;
 pub mod peer;
+pub mod roaming;
 pub mod state;
 pub mod store;
 pub mod vpnctl;

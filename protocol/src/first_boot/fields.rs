@@ -65,6 +65,21 @@ impl InterfaceMatch {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether the interface with this name is meant: `*` stands for any characters or none, `?` for one.
+    #[must_use]
+    pub fn matches(&self, name: &str) -> bool {
+        fits(self.0.as_bytes(), name.as_bytes())
+    }
+}
+
+fn fits(pattern: &[u8], name: &[u8]) -> bool {
+    let Some((first, rest)) = pattern.split_first() else { return name.is_empty() };
+    match first {
+        b'*' => (0..=name.len()).any(|taken| fits(rest, &name[taken..])),
+        b'?' => !name.is_empty() && fits(rest, &name[1..]),
+        letter => name.first() == Some(letter) && fits(rest, &name[1..]),
+    }
 }
 
 impl TryFrom<String> for InterfaceMatch {

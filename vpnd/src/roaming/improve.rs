@@ -1,0 +1,116 @@
+//! With an active link that is well: something better is tried, one thing at a time.
+
+use std::time::Instant;
+
+use super::Roaming;
+use super::link::Link;
+use super::plan::{Planner, Step};
+use super::uplink::UplinkId;
+use super::{Transport, Wanted};
+
+/// What would be better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Target {
+    /// This uplink, whatever gateway answers over it.
+    Uplink(UplinkId),
+    /// A gateway with a lower priority number.
+    Gateway,
+    /// HTTP/3 in place of HTTP/2.
+    Http3,
+}
+
+impl Roaming {
+    pub(super) fn improve(&mut self, now: Instant) {
+        self.end_outage(now);
+        self.end_target(now);
+        if self.is_moving() || self.target.is_some() {
+            return;
+        }
+        if let Some((_, target)) = self.due_target().filter(|(due, _)| due.is_none_or(|due| due <= now)) {
+            self.target = Some(target);
+            let steps = self.steps_to(target, now);
+            self.search.begin(steps, now);
+        }
+    }
+
+    /// What was tried did not work, if all attempts are over: it has its time again later.
+    pub(super) fn end_target(&mut self, now: Instant) {
+        if self.search.is_through()
+            && !self.is_moving()
+            && let Some(target) = self.target.take()
+        {
+            self.search.clear();
+            self.put_off(target, now);
+        }
+    }
+
+    /// When something better is to be tried.
+    pub(super) fn next_improvement(&self) -> Option<Instant> {
+        let is_well = self.trouble_of_active().is_none() && !self.is_unconfirmed() && self.outage.is_none();
+        if !is_well || self.is_moving() || self.target.is_some() {
+            return None;
+        }
+        self.due_target().and_then(|(due, _)| due)
+    }
+
+    /// What flaps has to prove itself, and so has UDP: what blocks it may let the first packets pass.
+    pub(super) fn has_to_prove_itself(&self, target: Target, now: Instant) -> bool {
+        match target {
+            Target::Uplink(uplink) => self.uplinks.get(uplink).is_some_and(|entry| entry.losses(now) > 0),
+            Target::Gateway => false,
+            Target::Http3 => true,
+        }
+    }
+
+    /// Attempts are under way, or the last move is not over yet.
+    fn is_moving(&self) -> bool {
+        self.links.values().any(|link: &Link| link.is_attempt() || link.retire_at.is_some())
+    }
+
+    /// What is due next, and when; `None` is at once.
+    fn due_target(&self) -> Option<(Option<Instant>, Target)> {
+        let active = self.active_link()?.way;
+        let own_rank = self.uplinks.get(active.uplink)?.uplink.rank();
+        let better = self.uplinks.present().into_iter().filter(|entry| entry.uplink.rank() < own_rank);
+        let uplinks = better.map(|entry| {
+            let trusted = entry.trusted_from();
+            (Some(entry.retry.due().map_or(trusted, |due| due.max(trusted))), Target::Uplink(entry.uplink.id))
+        });
+        let has_better_gateway = self.gateways.first().is_some_and(|best| *best < self.priority(active.gateway));
+        let gateway = has_better_gateway.then(|| (self.gateway_retry.due(), Target::Gateway));
+        let lacks_http3 = active.transport == Transport::Http2 && self.wanted == Wanted::Auto;
+        let http3 = self.uplinks.get(active.uplink).filter(|_| lacks_http3);
+        let http3 = http3.map(|entry| (entry.http3_retry.due(), Target::Http3));
+        uplinks.chain(gateway).chain(http3).min_by_key(|(due, _)| *due)
+    }
+
+    fn steps_to(&self, target: Target, now: Instant) -> Vec<Step> {
+        let Some(active) = self.active_link().map(|link| link.way) else { return Vec::new() };
+        match target {
+            Target::Uplink(uplink) => self.planner(self.gateways_from(Some(active.gateway)), now).over(uplink),
+            Target::Gateway => {
+                let own = self.priority(active.gateway);
+                let better = (0..self.gateways.len()).filter(|gateway| self.priority(*gateway) < own).collect();
+                self.planner(better, now).over(active.uplink)
+            }
+            Target::Http3 => Planner::http3(active),
+        }
+    }
+
+    fn put_off(&mut self, target: Target, now: Instant) {
+        match target {
+            Target::Uplink(uplink) => {
+                if let Some(entry) = self.uplinks.get_mut(uplink) {
+                    entry.retry.put_off(&mut self.rng, now);
+                }
+            }
+            Target::Gateway => self.gateway_retry.put_off(&mut self.rng, now),
+            Target::Http3 => {
+                let uplink = self.active_link().map(|link| link.way.uplink);
+                if let Some(entry) = uplink.and_then(|uplink| self.uplinks.get_mut(uplink)) {
+                    entry.http3_retry.put_off(&mut self.rng, now);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,8 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod bench;
+mod gateways;
+mod outages;
+mod silence;
+mod start;
+mod uplinks;
