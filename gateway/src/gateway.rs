@@ -56,7 +56,7 @@ pub(crate) fn prepare(config: &Config) -> anyhow::Result<Prepared> {
     })?;
 
     std::fs::create_dir_all(&config.state_dir).with_context(|| config.state_dir.display().to_string())?;
-    let book = AddressBook::open(&config.state_dir, config.pool)?;
+    let book = AddressBook::open(&config.state_dir, &config.pool)?;
     let revocation = match &config.crl {
         None => None,
         Some(crl) => {
@@ -76,7 +76,7 @@ pub(crate) struct Gateway {
     pub(crate) metrics: Metrics,
     /// The tunnel interface.
     pub(crate) tun: Tun,
-    pool: config::Pool,
+    ranges: config::Ranges,
     book: AddressBook,
     table: RwLock<Table<Session>>,
     revocation: Option<RevocationKeeper>,
@@ -95,17 +95,18 @@ pub(crate) async fn run(config: Config, prepared: Prepared) -> anyhow::Result<()
 
     let tun = Tun::open(&TunConfig { name: config.tun.name.as_str().to_owned(), mtu: config.tun.mtu.0 })?;
     let own = book.gateway();
-    interface::configure(tun.index(), &own, &config.pool, config.tun.mtu.0).await?;
-    interface::warn_without_forwarding(&config.pool);
+    let ranges = config.pool.ranges;
+    interface::configure(tun.index(), &own, &ranges, config.tun.mtu.0).await?;
+    interface::warn_without_forwarding(&ranges);
     let status_listener = TcpListener::bind(config.metrics.listen.0)
         .await
         .with_context(|| format!("metrics.listen: {}", config.metrics.listen.0))?;
 
     let gateway = Arc::new(Gateway {
-        policy: Policy::new(config.routes.iter().map(|route| route.0).collect(), config.pool, own),
+        policy: Policy::new(config.routes.iter().map(|route| route.0).collect(), ranges, own),
         metrics: Metrics::new(book.usage().1),
         tun,
-        pool: config.pool,
+        ranges,
         book,
         table: RwLock::new(Table::new(config.limits.max_sessions.0 as usize)),
         revocation,
@@ -149,7 +150,7 @@ impl Gateway {
 
     /// Whether `address` is one that a device has or may get.
     pub(crate) fn is_for_a_device(&self, address: IpAddr) -> bool {
-        self.pool.contains(address) && !self.policy.gateway().contains(address)
+        self.ranges.contains(address) && !self.policy.gateway().contains(address)
     }
 
     /// The addresses of `device`.

@@ -12,7 +12,7 @@ use crate::pool::Addresses;
 ///
 /// # Errors
 /// Names the address that the kernel refused.
-pub(crate) async fn configure(index: u32, own: &Addresses, pool: &config::Pool, mtu: u16) -> anyhow::Result<()> {
+pub(crate) async fn configure(index: u32, own: &Addresses, pool: &config::Ranges, mtu: u16) -> anyhow::Result<()> {
     let (connection, handle, _) = rtnetlink::new_connection().context("netlink")?;
     let connection = tokio::spawn(connection);
     let outcome = configure_with(&handle, index, own, pool, mtu).await;
@@ -21,7 +21,7 @@ pub(crate) async fn configure(index: u32, own: &Addresses, pool: &config::Pool, 
 }
 
 /// Says in the log which family the kernel does not forward: then devices reach the gateway and nothing behind it.
-pub(crate) fn warn_without_forwarding(pool: &config::Pool) {
+pub(crate) fn warn_without_forwarding(pool: &config::Ranges) {
     let switches =
         [(pool.ipv4.is_some(), "net.ipv4.ip_forward"), (pool.ipv6.is_some(), "net.ipv6.conf.all.forwarding")];
     for (used, name) in switches {
@@ -37,7 +37,7 @@ async fn configure_with(
     handle: &Handle,
     index: u32,
     own: &Addresses,
-    pool: &config::Pool,
+    pool: &config::Ranges,
     mtu: u16,
 ) -> anyhow::Result<()> {
     let prefix_lengths =

@@ -5,12 +5,13 @@
 //! | `config` | `gateway.toml` |
 //! | `gateway` | puts the parts together, runs and stops them |
 //! | `admission`, `device_certificate`, `revocation`, `revocation_keeper`, `crl_source` | who may come in |
-//! | `pool`, `address_book`, `table` | which device has which addresses, and which session packets for them go to |
+//! | `pool`, `address_book`, `book_file`, `table` | which device has which addresses, and which session packets for them go to |
 //! | `policy`, `session`, `forward`, `interface` | packets between devices and the kernel, which forwards them |
 //! | `metrics`, `status_page`, `logger`, `signals` | what the administrator sees and says |
 
 mod address_book;
 mod admission;
+mod book_file;
 mod config;
 mod crl_source;
 mod device_certificate;
