@@ -44,6 +44,9 @@ pub(crate) struct Config {
     pub(crate) pool: Pool,
     /// The company's networks: what devices reach through this gateway.
     pub(crate) routes: Vec<Route>,
+    /// How the company's network finds the devices.
+    #[serde(default)]
+    pub(crate) routing: Routing,
     /// The tunnel interface.
     #[serde(default)]
     pub(crate) tun: Tun,
@@ -108,6 +111,25 @@ impl fmt::Debug for CrlUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)
     }
+}
+
+/// How the company's network finds the devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Routing {
+    /// Which routes the gateway gives to the kernel.
+    pub(crate) inject: Inject,
+}
+
+/// The routes that the gateway gives to the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Inject {
+    /// One for the whole pool: the gateway is the only one that has it.
+    #[default]
+    Pool,
+    /// One for each address of each connected device, for a routing daemon to pass on.
+    HostRoutes,
 }
 
 /// A prefix without host bits.
@@ -412,19 +434,23 @@ ipv6 = "fd99::/64"
         assert!(config.pool.ranges.contains("10.99.3.4".parse().unwrap()));
         assert!(!config.pool.ranges.contains("fd98::1".parse().unwrap()));
         assert_eq!((config.pool.gateway, config.pool.reserved, config.pool.book), (1, 1, None));
+        assert_eq!(config.routing.inject, Inject::Pool);
     }
 
     #[test]
     fn a_gateway_of_several_has_a_number_below_the_devices() {
         let with = |lines: &str| parse(&format!("{MINIMAL}{lines}\n"));
-        let config = with("gateway = 2\nreserved = 16\nbook = \"/srv/a.json\"").unwrap();
+        let config =
+            with("gateway = 2\nreserved = 16\nbook = \"/srv/a.json\"\n[routing]\ninject = \"host-routes\"").unwrap();
         assert_eq!((config.pool.gateway, config.pool.reserved), (2, 16));
         assert_eq!(config.pool.book, Some(PathBuf::from("/srv/a.json")));
+        assert_eq!(config.routing.inject, Inject::HostRoutes);
         for (lines, place, expected) in [
             ("gateway = 2", ":7: pool: ", "gateway: expected 1 to `reserved`, which is 1, found 2"),
             ("gateway = 0", ":10: pool.gateway: ", "from 1"),
             ("reserved = 65534", ":7: pool: ", "reserved: expected less than 65534"),
             ("book = \"/\"", ":7: pool: ", "book: expected a file"),
+            ("[routing]\ninject = \"all\"", ":11: routing.inject: ", "expected `pool` or `host-routes`"),
         ] {
             let words = with(lines).unwrap_err();
             assert!(words.contains(place) && words.contains(expected), "{lines}: {words}");

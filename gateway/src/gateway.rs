@@ -28,10 +28,11 @@ use crate::policy::Policy;
 use crate::pool::Addresses;
 use crate::revocation::Issuers;
 use crate::revocation_keeper::RevocationKeeper;
+use crate::route_injection::RouteInjection;
 use crate::session::{self, End, Session};
 use crate::signals::{Signal, Signals};
 use crate::table::{Full, Table};
-use crate::{forward, interface, status_page};
+use crate::{forward, interface, route_injection, status_page};
 
 /// The files that a configuration names, read and checked.
 pub(crate) struct Prepared {
@@ -78,6 +79,7 @@ pub(crate) struct Gateway {
     pub(crate) tun: Tun,
     ranges: config::Ranges,
     book: AddressBook,
+    routes: Arc<RouteInjection>,
     table: RwLock<Table<Session>>,
     revocation: Option<RevocationKeeper>,
     admission: Admission,
@@ -96,7 +98,8 @@ pub(crate) async fn run(config: Config, prepared: Prepared) -> anyhow::Result<()
     let tun = Tun::open(&TunConfig { name: config.tun.name.as_str().to_owned(), mtu: config.tun.mtu.0 })?;
     let own = book.gateway();
     let ranges = config.pool.ranges;
-    interface::configure(tun.index(), &own, &ranges, config.tun.mtu.0).await?;
+    let routes = Arc::new(RouteInjection::new(config.routing.inject, ranges, tun.index()));
+    interface::configure(tun.index(), &routes.interface_addresses(&own), config.tun.mtu.0).await?;
     interface::warn_without_forwarding(&ranges);
     let status_listener = TcpListener::bind(config.metrics.listen.0)
         .await
@@ -108,6 +111,7 @@ pub(crate) async fn run(config: Config, prepared: Prepared) -> anyhow::Result<()
         tun,
         ranges,
         book,
+        routes,
         table: RwLock::new(Table::new(config.limits.max_sessions.0 as usize)),
         revocation,
         admission: Admission::new(config.limits.max_handshakes.0, config.limits.retry_above),
@@ -117,6 +121,7 @@ pub(crate) async fn run(config: Config, prepared: Prepared) -> anyhow::Result<()
     let mut tasks = JoinSet::new();
     tasks.spawn(status_page::serve(status_listener, Arc::clone(&gateway)));
     tasks.spawn(forward::run(Arc::clone(&gateway)));
+    tasks.spawn(route_injection::run(Arc::clone(&gateway.routes)));
     for endpoint in &endpoints {
         tasks.spawn(accept(Arc::clone(&gateway), endpoint.clone()));
     }
@@ -173,13 +178,17 @@ impl Gateway {
     /// When there is no room.
     pub(crate) fn join(&self, session: &Arc<Session>) -> Result<Option<Arc<Session>>, Full> {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-        table.insert(&session.certificate.device, session.addresses, Arc::clone(session))
+        let former = table.insert(&session.certificate.device, session.addresses, Arc::clone(session))?;
+        self.routes.joined(&session.addresses, former.as_ref().map(|former| &former.addresses), session.since);
+        Ok(former)
     }
 
     /// The session is over.
     pub(crate) fn leave(&self, session: &Arc<Session>) {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-        table.remove(&session.certificate.device, session);
+        if table.remove(&session.certificate.device, session) {
+            self.routes.left(&session.addresses);
+        }
     }
 
     /// Whether the revocation list in use names `certificate`.

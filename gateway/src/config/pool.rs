@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Deserializer};
 
 use super::Count;
@@ -38,6 +38,11 @@ impl Ranges {
             IpAddr::V4(address) => self.ipv4.is_some_and(|range| range.contains(&address)),
             IpAddr::V6(address) => self.ipv6.is_some_and(|range| range.contains(&address)),
         }
+    }
+
+    /// The ranges themselves, IPv4 first.
+    pub(crate) fn prefixes(&self) -> impl Iterator<Item = IpNet> + use<> {
+        self.ipv4.map(IpNet::V4).into_iter().chain(self.ipv6.map(IpNet::V6))
     }
 
     /// The highest number that has an address in every range; the last IPv4 address is the broadcast address.
