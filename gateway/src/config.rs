@@ -459,12 +459,18 @@ ipv6 = "fd99::/64"
 
     #[test]
     fn the_examples_are_valid() {
-        let documented =
-            include_str!("../../docs/fleet.md").split("```").find(|block| block.contains("client_ca")).unwrap();
-        for text in [include_str!("../gateway.example.toml"), documented.strip_prefix("toml\n").unwrap()] {
+        let page = include_str!("../../docs/fleet.md");
+        let documented = |word: &str| {
+            page.split("```").find(|block| block.contains(word)).and_then(|block| block.strip_prefix("toml\n")).unwrap()
+        };
+        let alone = documented("client_ca");
+        for text in [include_str!("../gateway.example.toml"), alone] {
             let config = parse(text).unwrap();
             assert!(config.crl.is_some_and(|crl| crl.required));
         }
+        let (head, _) = alone.split_once("[pool]").unwrap();
+        let one_of_two = parse(&format!("{head}{}", documented("host-routes"))).unwrap();
+        assert_eq!((one_of_two.pool.gateway, one_of_two.routing.inject), (2, Inject::HostRoutes));
     }
 
     #[test]
