@@ -1,16 +1,20 @@
 //! `gateway.toml`: every value in it has been checked once it is one of these types.
 
+mod pool;
+
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 use serde::{Deserialize, Deserializer};
 use url::Url;
 
 use m2m_protocol::config_file::{self, ConfigFileError};
+
+pub(crate) use pool::{Pool, Ranges};
 
 /// Reads and validates the file at `path`. Relative paths in it are left as they are.
 ///
@@ -37,10 +41,13 @@ pub(crate) struct Config {
     /// Where the certificate revocation list comes from; without it, revocation is not looked at.
     #[serde(default)]
     pub(crate) crl: Option<Crl>,
-    /// The addresses for devices.
+    /// The addresses for devices and gateways.
     pub(crate) pool: Pool,
     /// The company's networks: what devices reach through this gateway.
     pub(crate) routes: Vec<Route>,
+    /// How the company's network finds the devices.
+    #[serde(default)]
+    pub(crate) routing: Routing,
     /// The tunnel interface.
     #[serde(default)]
     pub(crate) tun: Tun,
@@ -122,24 +129,23 @@ impl fmt::Debug for CrlUrl {
     }
 }
 
-/// The addresses for devices; the first of each range is the gateway's own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "PoolTable")]
-pub(crate) struct Pool {
-    /// The IPv4 range.
-    pub(crate) ipv4: Option<Ipv4Net>,
-    /// The IPv6 range.
-    pub(crate) ipv6: Option<Ipv6Net>,
+/// How the company's network finds the devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Routing {
+    /// Which routes the gateway gives to the kernel.
+    pub(crate) inject: Inject,
 }
 
-impl Pool {
-    /// Whether `address` lies in one of the ranges.
-    pub(crate) fn contains(&self, address: IpAddr) -> bool {
-        match address {
-            IpAddr::V4(address) => self.ipv4.is_some_and(|range| range.contains(&address)),
-            IpAddr::V6(address) => self.ipv6.is_some_and(|range| range.contains(&address)),
-        }
-    }
+/// The routes that the gateway gives to the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Inject {
+    /// One for the whole pool: the gateway is the only one that has it.
+    #[default]
+    Pool,
+    /// One for each address of each connected device, for a routing daemon to pass on.
+    HostRoutes,
 }
 
 /// A prefix without host bits.
@@ -319,14 +325,11 @@ impl TryFrom<Config> for Checked {
     type Error = String;
 
     fn try_from(config: Config) -> Result<Self, String> {
+        let ranges = config.pool.ranges;
         for Route(route) in &config.routes {
             let (name, served, pool) = match route {
-                IpNet::V4(net) => {
-                    ("ipv4", config.pool.ipv4.is_some(), config.pool.ipv4.is_some_and(|p| p.contains(net)))
-                }
-                IpNet::V6(net) => {
-                    ("ipv6", config.pool.ipv6.is_some(), config.pool.ipv6.is_some_and(|p| p.contains(net)))
-                }
+                IpNet::V4(net) => ("ipv4", ranges.ipv4.is_some(), ranges.ipv4.is_some_and(|range| range.contains(net))),
+                IpNet::V6(net) => ("ipv6", ranges.ipv6.is_some(), ranges.ipv6.is_some_and(|range| range.contains(net))),
             };
             if !served {
                 return Err(format!("routes: expected `pool.{name}` beside the route {route}"));
@@ -399,46 +402,6 @@ impl TryFrom<CrlTable> for Crl {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PoolTable {
-    #[serde(default, deserialize_with = "ipv4_range")]
-    ipv4: Option<Ipv4Net>,
-    #[serde(default, deserialize_with = "ipv6_range")]
-    ipv6: Option<Ipv6Net>,
-}
-
-impl TryFrom<PoolTable> for Pool {
-    type Error = String;
-
-    fn try_from(table: PoolTable) -> Result<Self, String> {
-        if table.ipv4.is_none() && table.ipv6.is_none() {
-            return Err("expected `ipv4`, `ipv6` or both".to_owned());
-        }
-        Ok(Self { ipv4: table.ipv4, ipv6: table.ipv6 })
-    }
-}
-
-fn ipv4_range<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Ipv4Net>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    match text.parse::<Ipv4Net>() {
-        Ok(net) if net.trunc() == net && (8..=30).contains(&net.prefix_len()) => Ok(Some(net)),
-        _ => Err(serde::de::Error::custom(
-            "expected an IPv4 prefix of 8 to 30 bits without host bits, such as \"10.99.0.0/16\"",
-        )),
-    }
-}
-
-fn ipv6_range<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Ipv6Net>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    match text.parse::<Ipv6Net>() {
-        Ok(net) if net.trunc() == net && (16..=126).contains(&net.prefix_len()) => Ok(Some(net)),
-        _ => Err(serde::de::Error::custom(
-            "expected an IPv6 prefix of 16 to 126 bits without host bits, such as \"fd99::/64\"",
-        )),
-    }
-}
-
 fn at_least_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SocketAddr>, D::Error> {
     let addresses = Vec::<SocketAddr>::deserialize(deserializer)?;
     if addresses.is_empty() {
@@ -484,18 +447,46 @@ ipv6 = "fd99::/64"
         assert_eq!(config.metrics.listen.0.to_string(), "127.0.0.1:9184");
         assert_eq!((config.tun.name.as_str(), config.tun.mtu), ("m2mgw0", Mtu(1280)));
         assert_eq!(config.crl, None);
-        assert!(config.pool.contains("10.99.3.4".parse().unwrap()));
-        assert!(!config.pool.contains("fd98::1".parse().unwrap()));
+        assert!(config.pool.ranges.contains("10.99.3.4".parse().unwrap()));
+        assert!(!config.pool.ranges.contains("fd98::1".parse().unwrap()));
+        assert_eq!((config.pool.gateway, config.pool.reserved, config.pool.book), (1, 1, None));
+        assert_eq!(config.routing.inject, Inject::Pool);
+    }
+
+    #[test]
+    fn a_gateway_of_several_has_a_number_below_the_devices() {
+        let with = |lines: &str| parse(&format!("{MINIMAL}{lines}\n"));
+        let config =
+            with("gateway = 2\nreserved = 16\nbook = \"/srv/a.json\"\n[routing]\ninject = \"host-routes\"").unwrap();
+        assert_eq!((config.pool.gateway, config.pool.reserved), (2, 16));
+        assert_eq!(config.pool.book, Some(PathBuf::from("/srv/a.json")));
+        assert_eq!(config.routing.inject, Inject::HostRoutes);
+        for (lines, place, expected) in [
+            ("gateway = 2", ":7: pool: ", "gateway: expected 1 to `reserved`, which is 1, found 2"),
+            ("gateway = 0", ":10: pool.gateway: ", "from 1"),
+            ("reserved = 65534", ":7: pool: ", "reserved: expected less than 65534"),
+            ("book = \"/\"", ":7: pool: ", "book: expected a file"),
+            ("[routing]\ninject = \"all\"", ":11: routing.inject: ", "expected `pool` or `host-routes`"),
+        ] {
+            let words = with(lines).unwrap_err();
+            assert!(words.contains(place) && words.contains(expected), "{lines}: {words}");
+        }
     }
 
     #[test]
     fn the_examples_are_valid() {
-        let documented =
-            include_str!("../../docs/fleet.md").split("```").find(|block| block.contains("client_ca")).unwrap();
-        for text in [include_str!("../gateway.example.toml"), documented.strip_prefix("toml\n").unwrap()] {
+        let page = include_str!("../../docs/fleet.md");
+        let documented = |word: &str| {
+            page.split("```").find(|block| block.contains(word)).and_then(|block| block.strip_prefix("toml\n")).unwrap()
+        };
+        let alone = documented("client_ca");
+        for text in [include_str!("../gateway.example.toml"), alone] {
             let config = parse(text).unwrap();
             assert!(config.crl.is_some_and(|crl| crl.required));
         }
+        let (head, _) = alone.split_once("[pool]").unwrap();
+        let one_of_two = parse(&format!("{head}{}", documented("host-routes"))).unwrap();
+        assert_eq!((one_of_two.pool.gateway, one_of_two.routing.inject), (2, Inject::HostRoutes));
     }
 
     #[test]

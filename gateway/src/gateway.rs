@@ -30,6 +30,7 @@ use crate::policy::Policy;
 use crate::pool::Addresses;
 use crate::revocation::Issuers;
 use crate::revocation_keeper::RevocationKeeper;
+use crate::route_injection::{self, RouteInjection};
 use crate::session::{End, Session};
 use crate::signals::{Signal, Signals};
 use crate::table::{Full, Table};
@@ -59,7 +60,7 @@ pub(crate) fn prepare(config: &Config) -> anyhow::Result<Prepared> {
     })?;
 
     std::fs::create_dir_all(&config.state_dir).with_context(|| config.state_dir.display().to_string())?;
-    let book = AddressBook::open(&config.state_dir, config.pool)?;
+    let book = AddressBook::open(&config.state_dir, &config.pool)?;
     let revocation = match &config.crl {
         None => None,
         Some(crl) => {
@@ -79,8 +80,9 @@ pub(crate) struct Gateway {
     pub(crate) metrics: Metrics,
     /// Who may begin a handshake.
     pub(crate) admission: Admission,
-    pool: config::Pool,
+    ranges: config::Ranges,
     book: AddressBook,
+    routes: Arc<RouteInjection>,
     table: RwLock<Table<Session>>,
     revocation: Option<RevocationKeeper>,
 }
@@ -98,17 +100,20 @@ pub(crate) async fn run(config: Config, prepared: Prepared) -> anyhow::Result<()
     let name = config.tun.name.as_str().to_owned();
     let tun = Tun::open(&TunConfig { name, mtu: config.tun.mtu.0, queues: workers })?;
     let own = book.gateway();
-    interface::configure(tun.index(), &own, &config.pool, config.tun.mtu.0).await?;
-    interface::warn_without_forwarding(&config.pool);
+    let ranges = config.pool.ranges;
+    let routes = Arc::new(RouteInjection::new(config.routing.inject, ranges, tun.index()));
+    interface::configure(tun.index(), &routes.interface_addresses(&own), config.tun.mtu.0).await?;
+    interface::warn_without_forwarding(&ranges);
     let status_listener = TcpListener::bind(config.metrics.listen.0)
         .await
         .with_context(|| format!("metrics.listen: {}", config.metrics.listen.0))?;
 
     let gateway = Arc::new(Gateway {
-        policy: Policy::new(config.routes.iter().map(|route| route.0).collect(), config.pool, own),
+        policy: Policy::new(config.routes.iter().map(|route| route.0).collect(), ranges, own),
         metrics: Metrics::new(book.usage().1),
-        pool: config.pool,
+        ranges,
         book,
+        routes,
         table: RwLock::new(Table::new(config.limits.max_sessions.0 as usize)),
         revocation,
         admission: Admission::new(config.limits.max_handshakes.0, config.limits.retry_above),
@@ -117,6 +122,7 @@ pub(crate) async fn run(config: Config, prepared: Prepared) -> anyhow::Result<()
 
     let mut tasks = JoinSet::new();
     tasks.spawn(status_page::serve(status_listener, Arc::clone(&gateway)));
+    tasks.spawn(route_injection::run(Arc::clone(&gateway.routes)));
     let mut workers = Vec::new();
     for ((number, hubs), queue) in hubs.into_iter().enumerate().zip(tun.queues()) {
         let (handle, orders) = WorkerHandle::new(number);
@@ -155,7 +161,7 @@ impl Gateway {
 
     /// Whether `address` is one that a device has or may get.
     pub(crate) fn is_for_a_device(&self, address: IpAddr) -> bool {
-        self.pool.contains(address) && !self.policy.gateway().contains(address)
+        self.ranges.contains(address) && !self.policy.gateway().contains(address)
     }
 
     /// The addresses of `device`.
@@ -180,7 +186,11 @@ impl Gateway {
         let device = &session.certificate.device;
         let inserted = {
             let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-            table.insert(device, session.addresses, Arc::clone(session))?
+            let inserted = table.insert(device, session.addresses, Arc::clone(session))?;
+            if inserted.is_current {
+                self.routes.joined(&session.addresses, None, session.since);
+            }
+            inserted
         };
         if let Some(evicted) = inserted.evicted {
             evicted.close(End::Replaced);
@@ -203,12 +213,16 @@ impl Gateway {
         if let Some(former) = table.make_current(device, session) {
             log::info!("{device}: moved from {} to {}", former.remote(), session.remote());
         }
+        self.routes.joined(&session.addresses, None, SystemTime::now());
     }
 
     /// The session is over.
     pub(crate) fn leave(&self, session: &Arc<Session>) {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-        table.remove(&session.certificate.device, session);
+        let was_last = |table: &Table<Session>| session.addresses.iter().all(|it| table.session_of(it).is_none());
+        if table.remove(&session.certificate.device, session) && was_last(&table) {
+            self.routes.left(&session.addresses);
+        }
     }
 
     /// Whether the revocation list in use names `certificate`.

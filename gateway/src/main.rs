@@ -5,13 +5,15 @@
 //! | `config` | `gateway.toml` |
 //! | `gateway` | puts the parts together, runs and stops them |
 //! | `admission`, `admit`, `device_certificate`, `revocation`, `revocation_keeper`, `crl_source` | who may come in |
-//! | `pool`, `address_book`, `table` | which device has which addresses, and which session packets for them go to |
+//! | `pool`, `address_book`, `book_file`, `table` | which device has which addresses, and which session packets for them go to |
+//! | `route_injection` | at which of several gateways a device is, for the company's routers |
 //! | `worker`, `steering`, `policy`, `session`, `interface` | packets between devices and the kernel, which forwards them |
 //! | `metrics`, `status_page`, `logger`, `signals` | what the administrator sees and says |
 
 mod address_book;
 mod admission;
 mod admit;
+mod book_file;
 mod config;
 mod crl_source;
 mod device_certificate;
@@ -23,6 +25,7 @@ mod policy;
 mod pool;
 mod revocation;
 mod revocation_keeper;
+mod route_injection;
 mod session;
 mod signals;
 mod status_page;
@@ -40,7 +43,8 @@ use clap::Parser;
 /// Devices connect by CONNECT-IP (RFC 9484) over HTTP/3 on UDP port 443, with a certificate of the manager's CA that the
 /// revocation list does not name. Each gets the same IPv4 and IPv6 address every time, may send from these addresses only, and
 /// reaches the configured routes and nothing else, no other device either. The kernel forwards the packets: set
-/// net.ipv4.ip_forward and net.ipv6.conf.all.forwarding to 1, and give the company's network a route to the pool.
+/// net.ipv4.ip_forward and net.ipv6.conf.all.forwarding to 1, and give the company's network a route to the pool. Where several gateways
+/// share an address book, each puts routes to its own devices (proto 109) into the kernel's table for a routing daemon.
 ///
 /// Needs CAP_NET_ADMIN for the tunnel interface and CAP_NET_BIND_SERVICE for port 443; no root.
 #[derive(Debug, Parser)]

@@ -11,13 +11,13 @@ use crate::pool::Addresses;
 #[derive(Debug, Clone)]
 pub(crate) struct Policy {
     routes: Vec<IpNet>,
-    pool: config::Pool,
+    pool: config::Ranges,
     gateway: Addresses,
 }
 
 impl Policy {
     /// Lets devices reach `routes` and the gateway's own addresses, and no other device.
-    pub(crate) fn new(routes: Vec<IpNet>, pool: config::Pool, gateway: Addresses) -> Self {
+    pub(crate) fn new(routes: Vec<IpNet>, pool: config::Ranges, gateway: Addresses) -> Self {
         Self { routes, pool, gateway }
     }
 
@@ -86,7 +86,7 @@ mod tests {
     fn policy(routes: &[&str]) -> Policy {
         Policy::new(
             routes.iter().map(|route| route.parse().unwrap()).collect(),
-            config::Pool { ipv4: "10.99.0.0/16".parse().ok(), ipv6: "fd99::/64".parse().ok() },
+            config::Ranges { ipv4: "10.99.0.0/16".parse().ok(), ipv6: "fd99::/64".parse().ok() },
             Addresses { ipv4: "10.99.0.1".parse().ok(), ipv6: "fd99::1".parse().ok() },
         )
     }

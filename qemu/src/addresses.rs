@@ -1,5 +1,5 @@
-//! Names and addresses of the lab: the documentation ranges of RFC 5737, RFC 3849 and RFC 2606, and private
-//! ranges for the company.
+//! Names and addresses of the lab: the documentation ranges of RFC 5737, RFC 3849 and RFC 2606, for the second gateway's link the
+//! benchmark range of RFC 2544, and private ranges for the company.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -18,6 +18,17 @@ pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 0x1
 pub const GATEWAY_INSIDE_V4: Ipv4Addr = Ipv4Addr::new(10, 20, 0, 1);
 /// The gateway's address in the company's network.
 pub const GATEWAY_INSIDE_V6: Ipv6Addr = Ipv6Addr::new(0xfd20, 0, 0, 0, 0, 0, 0, 1);
+
+/// Name of the second gateway in the internet's DNS.
+pub const GATEWAY2_NAME: &str = "gateway2.example";
+/// The second gateway's address, on a link of its own.
+pub const GATEWAY2_V4: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 10);
+/// The second gateway's address.
+pub const GATEWAY2_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 4, 0, 0, 0, 0, 0x10);
+/// The second gateway's address in the company's network.
+pub const GATEWAY2_INSIDE_V4: Ipv4Addr = Ipv4Addr::new(10, 20, 0, 2);
+/// The second gateway's address in the company's network.
+pub const GATEWAY2_INSIDE_V6: Ipv6Addr = Ipv6Addr::new(0xfd20, 0, 0, 0, 0, 0, 0, 2);
 
 /// Name of the manager in the internet's DNS.
 pub const MANAGER_NAME: &str = "manager.example";
@@ -52,5 +63,7 @@ pub(crate) const DEVICE_NETWORK_V4: &str = "192.0.2.0/24";
 pub(crate) const DEVICE_NETWORK_V6: &str = "2001:db8:1::";
 /// Router on the gateway's link.
 pub(crate) const GATEWAY_ROUTER: (&str, &str) = ("198.51.100.1", "2001:db8:2::1");
+/// Router on the second gateway's link.
+pub(crate) const GATEWAY2_ROUTER: (&str, &str) = ("198.18.0.1", "2001:db8:4::1");
 /// Router on the manager's link.
 pub(crate) const MANAGER_ROUTER: (&str, &str) = ("203.0.113.1", "2001:db8:3::1");

@@ -3,18 +3,19 @@ use std::time::Duration;
 use crate::{
     ChildHandle, Node, Result,
     addresses::{
-        COMPANY_DOMAIN, DEVICE_NETWORK_V6, GATEWAY_NAME, GATEWAY_V4, GATEWAY_V6, INTRANET_NAME, INTRANET_V4,
-        INTRANET_V6, MANAGER_NAME, MANAGER_V4, MANAGER_V6, PREFIX_V6, ROUTER_V4, ROUTER_V6,
+        COMPANY_DOMAIN, DEVICE_NETWORK_V6, GATEWAY_NAME, GATEWAY_V4, GATEWAY_V6, GATEWAY2_NAME, GATEWAY2_V4,
+        GATEWAY2_V6, INTRANET_NAME, INTRANET_V4, INTRANET_V6, MANAGER_NAME, MANAGER_V4, MANAGER_V6, PREFIX_V6,
+        ROUTER_V4, ROUTER_V6,
     },
     holder::WORK_DIR,
-    topology::DEVICE_LINK,
+    topology::{COMPANY, DEVICE_LINK},
 };
 
 const START: Duration = Duration::from_secs(10);
 
 /// DHCPv4, router advertisements, stateless DHCPv6 and DNS for the device link.
 ///
-/// The DNS knows the gateway and the manager and has no upstream: any other name is refused.
+/// The DNS knows the gateways and the manager and has no upstream: any other name is refused.
 pub(crate) fn serve_uplink(internet: &Node) -> Result<ChildHandle> {
     let configuration = format!(
         "{common}interface={DEVICE_LINK}
@@ -30,6 +31,7 @@ dhcp-range={DEVICE_NETWORK_V6},ra-stateless,{PREFIX_V6},1h
 dhcp-option=option6:dns-server,[{ROUTER_V6}]
 dhcp-option=option6:ntp-server,[{ROUTER_V6}]
 host-record={GATEWAY_NAME},{GATEWAY_V4},{GATEWAY_V6}
+host-record={GATEWAY2_NAME},{GATEWAY2_V4},{GATEWAY2_V6}
 host-record={MANAGER_NAME},{MANAGER_V4},{MANAGER_V6}
 ",
         common = common("internet")
@@ -40,7 +42,7 @@ host-record={MANAGER_NAME},{MANAGER_V4},{MANAGER_V6}
 /// DNS inside of the company.
 pub(crate) fn serve_company(company: &Node) -> Result<ChildHandle> {
     let configuration = format!(
-        "{common}interface=eth0
+        "{common}interface={COMPANY}
 local=/{COMPANY_DOMAIN}/
 host-record={INTRANET_NAME},{INTRANET_V4},{INTRANET_V6}
 ",

@@ -6,12 +6,13 @@ use std::{
 
 use crate::{
     Accelerator, Capture, ChildHandle, Daemon, DeviceNode, Firewall, FlashedImage, Gateway, LabError, Machine,
-    MachineOptions, Manager, ManagerOptions, Node, Result, Swtpm, Topology, WebServer,
+    MachineOptions, Manager, ManagerOptions, Node, Result, Routing, Swtpm, Topology, WebServer,
     addresses::{ROUTER_V4, ROUTER_V6},
     dnsmasq,
     holder::{Holder, WORK_DIR},
     machine::Choice,
     process,
+    servers::{FIRST, SECOND},
     service::Service,
     sntp,
     swtpm::EkCa,
@@ -22,6 +23,8 @@ use crate::{
 pub struct LabOptions {
     /// Text on the company's web page; empty for a fixed one.
     pub token: String,
+    /// Two gateways in one site: a routing daemon on both and on the company's host, and gateways that share an address book.
+    pub routing: bool,
 }
 
 /// A running network of routers, servers and devices, all inside of one private set of namespaces.
@@ -36,6 +39,7 @@ pub struct Lab {
     web: WebServer,
     _sntp: [Service; 2],
     _servers: [ChildHandle; 2],
+    routing: Option<Routing>,
     topology: Topology,
     ek_ca: EkCa,
     ports: AtomicU8,
@@ -52,6 +56,7 @@ impl Lab {
         let topology = Topology::create(&holder)?;
         let capture = Capture::start(&topology.internet, |inside| holder.outside(inside))?;
         let servers = [dnsmasq::serve_uplink(&topology.internet)?, dnsmasq::serve_company(&topology.company)?];
+        let routing = if options.routing { Some(Routing::start(&topology)?) } else { None };
         let token = if options.token.is_empty() { "intranet" } else { &options.token };
         Ok(Self {
             capture: Some(capture),
@@ -61,6 +66,7 @@ impl Lab {
                 sntp::serve(&topology.internet, ROUTER_V6.into())?,
             ],
             _servers: servers,
+            routing,
             ek_ca: EkCa::create(&holder)?,
             topology,
             ports: AtomicU8::new(0),
@@ -72,6 +78,14 @@ impl Lab {
     #[must_use]
     pub fn topology(&self) -> &Topology {
         &self.topology
+    }
+
+    /// The routing daemons.
+    ///
+    /// # Errors
+    /// In a lab without [`LabOptions::routing`].
+    pub fn routing(&mut self) -> Result<&mut Routing> {
+        self.routing.as_mut().ok_or_else(|| LabError::answer("routing", "this lab has none (LabOptions::routing)"))
     }
 
     /// The company's web server.
@@ -138,7 +152,18 @@ impl Lab {
     /// # Errors
     /// When the program is missing or the manager gives no certificate.
     pub fn gateway(&self, manager: &Manager) -> Result<Gateway> {
-        Gateway::create(&self.holder, &self.topology.gateway, manager)
+        Gateway::create(&self.holder, &self.topology.gateway, &FIRST, self.routing.is_some(), manager)
+    }
+
+    /// The second gateway of the site, not started yet.
+    ///
+    /// # Errors
+    /// As [`Lab::gateway`], and in a lab without [`LabOptions::routing`].
+    pub fn second_gateway(&self, manager: &Manager) -> Result<Gateway> {
+        if self.routing.is_none() {
+            return Err(LabError::answer("the second gateway", "has no address book without LabOptions::routing"));
+        }
+        Gateway::create(&self.holder, &self.topology.gateway2, &SECOND, true, manager)
     }
 
     /// A device that is a process, in a namespace of its own; without a TPM when `tpm` is None. It has no first-boot

@@ -1,8 +1,8 @@
 //! A lab for machines that join a company's network by themselves.
 //!
 //! [`Lab::start`] makes an internet in miniature out of network namespaces: an uplink for devices with DHCP, DNS, router
-//! advertisements, NTP and NAT; a gateway and a manager that the internet reaches; and a company that only the gateway
-//! reaches. Devices are virtual machines or processes, each with a software TPM. Every packet on the uplink is captured,
+//! advertisements, NTP and NAT; two gateways and a manager that the internet reaches; and a company that only the gateways
+//! reach. Devices are virtual machines or processes, each with a software TPM. Every packet on the uplink is captured,
 //! and [`Policy`] says which of them may be there.
 //!
 //! The lab needs root and the tools listed in `qemu/packages`. All of it lives in private PID, mount and network
@@ -30,6 +30,7 @@ pub mod machine;
 mod node;
 mod process;
 mod programs;
+mod routing;
 mod servers;
 mod service;
 mod sntp;
@@ -49,6 +50,7 @@ pub use machine::{Accelerator, FlashedImage, Machine, MachineOptions};
 pub use node::Node;
 pub use process::{ChildHandle, Output, resident_bytes};
 pub use programs::Programs;
+pub use routing::Routing;
 pub use servers::{DeviceRecord, Gateway, Manager, ManagerOptions, Session};
 pub use status::{Certificate, Milestones, Status};
 pub use swtpm::{Swtpm, TpmAttachment};

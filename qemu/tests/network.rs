@@ -19,7 +19,7 @@ use m2m_lab::{
 const LIMIT: Duration = Duration::from_secs(10);
 
 fn lab(token: &str) -> Lab {
-    Lab::start(LabOptions { token: token.to_owned() }).unwrap()
+    Lab::start(LabOptions { token: token.to_owned(), ..LabOptions::default() }).unwrap()
 }
 
 /// One question for an address (type A) and the answer's address, if any.

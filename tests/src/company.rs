@@ -7,7 +7,7 @@ use std::{
 use anyhow::{Context, ensure};
 use m2m_lab::{
     Daemon, Gateway, Lab, LabOptions, Manager, ManagerOptions, Policy,
-    addresses::{INTRANET_V4, INTRANET_V6},
+    addresses::{GATEWAY_NAME, GATEWAY2_NAME, INTRANET_V4, INTRANET_V6},
     wait_until,
 };
 
@@ -34,10 +34,23 @@ impl Company {
     /// When one of them does not start.
     pub fn open() -> anyhow::Result<Self> {
         let company = Self::open_to_nobody(&ManagerOptions::default())?;
-        // The maker's CA comes with the first TPM.
-        company.lab.tpm("first-of-its-maker")?;
-        company.manager.accept_ek_ca(&company.lab.ek_ca_file()?, &[])?;
+        company.accept_makers_tpms()?;
         Ok(company)
+    }
+
+    /// As [`Company::open`], with a second gateway in the same site, which devices take when the first one does not answer, and
+    /// routing daemons between both and the company.
+    ///
+    /// # Errors
+    /// When one of them does not start.
+    pub fn open_with_two_gateways() -> anyhow::Result<(Self, Gateway)> {
+        let gateways = [GATEWAY_NAME, GATEWAY2_NAME].map(str::to_owned).to_vec();
+        let options = ManagerOptions { gateways, ..ManagerOptions::default() };
+        let company = Self::start(LabOptions { routing: true, ..LabOptions::default() }, &options)?;
+        company.accept_makers_tpms()?;
+        let mut second = company.lab.second_gateway(&company.manager)?;
+        second.start()?;
+        Ok((company, second))
     }
 
     /// As [`Company::open`], with a manager that knows no TPM and no maker.
@@ -45,12 +58,22 @@ impl Company {
     /// # Errors
     /// When one of them does not start.
     pub fn open_to_nobody(options: &ManagerOptions) -> anyhow::Result<Self> {
-        let lab = Lab::start(LabOptions::default())?;
+        Self::start(LabOptions::default(), options)
+    }
+
+    fn start(lab: LabOptions, options: &ManagerOptions) -> anyhow::Result<Self> {
+        let lab = Lab::start(lab)?;
         let mut manager = lab.manager(options)?;
         manager.start()?;
         let mut gateway = lab.gateway(&manager)?;
         gateway.start()?;
         Ok(Self { gateway, manager, lab })
+    }
+
+    fn accept_makers_tpms(&self) -> anyhow::Result<()> {
+        // The maker's CA comes with the first TPM.
+        self.lab.tpm("first-of-its-maker")?;
+        Ok(self.manager.accept_ek_ca(&self.lab.ek_ca_file()?, &[])?)
     }
 
     /// A device with a TPM and this company's first-boot file; it does not run yet.

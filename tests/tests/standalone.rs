@@ -12,7 +12,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 #[test]
 fn the_page_on_standalone_use_works_as_it_stands() {
-    let lab = Lab::start(LabOptions { token: "standalone".to_owned() }).unwrap();
+    let lab = Lab::start(LabOptions { token: "standalone".to_owned(), ..LabOptions::default() }).unwrap();
     let gateway = &lab.topology().gateway;
     let device = lab.plug("atm-0001", Firewall::Open).unwrap();
     let directory = lab.directory("standalone").unwrap();

@@ -4,6 +4,7 @@
 mod authority;
 mod device;
 mod host;
+mod site;
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
@@ -303,6 +304,9 @@ fn a_wrong_configuration_names_file_line_and_field() {
         ("[identity]", "[identity]\ncolour = 1", ":6: identity.colour: ", "unknown field"),
         ("ipv4 = \"10.99.0.0/16\"", "ipv4 = \"10.99.0.0/31\"", ":9: pool.ipv4: ", "8 to 30 bits"),
         ("ipv4 = \"10.99.0.0/16\"\nipv6 = \"fd99::/64\"", "", ":8: pool: ", "expected `ipv4`"),
+        ("[pool]", "[pool]\ngateway = 2", ":8: pool: gateway: ", "1 to `reserved`, which is 1"),
+        ("[pool]", "[routing]\ninject = \"all\"\n[pool]", ":9: routing.inject: ", "`pool` or `host-routes`"),
+        ("[pool]", "[pool]\nbook = \"/nonexistent/book\"", "/nonexistent/book: not there", "mounted"),
         ("[pool]", "[tun]\nmtu = 1000\n[pool]", ":9: tun.mtu: ", "1280 to 9000"),
         ("[pool]", "[tun]\nname = \"a b\"\n[pool]", ":9: tun.name: ", "interface name"),
         ("[pool]", "[metrics]\nlisten = \"0.0.0.0:9184\"\n[pool]", ":9: metrics.listen: ", "loopback"),

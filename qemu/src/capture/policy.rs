@@ -4,7 +4,8 @@ use etherparse::{ArpOperation, LaxNetSlice, LaxSlicedPacket, NetSlice, SlicedPac
 
 use super::{dns, pcap::Frame};
 use crate::addresses::{
-    GATEWAY_NAME, GATEWAY_V4, GATEWAY_V6, MANAGER_NAME, MANAGER_V4, MANAGER_V6, ROUTER_V4, ROUTER_V6,
+    GATEWAY_NAME, GATEWAY_V4, GATEWAY_V6, GATEWAY2_NAME, GATEWAY2_V4, GATEWAY2_V6, MANAGER_NAME, MANAGER_V4,
+    MANAGER_V6, ROUTER_V4, ROUTER_V6,
 };
 
 /// What may be on the device link; everything else is a leak.
@@ -17,7 +18,7 @@ use crate::addresses::{
 pub struct Policy {
     /// Addresses of the router: the only DNS and NTP server.
     pub routers: Vec<IpAddr>,
-    /// Addresses of the gateway.
+    /// Addresses of the gateways.
     pub gateways: Vec<IpAddr>,
     /// Addresses of the manager.
     pub managers: Vec<IpAddr>,
@@ -43,7 +44,7 @@ impl fmt::Display for Violation {
 }
 
 impl Policy {
-    /// The policy for the lab's own addresses and names.
+    /// The policy for the lab's own addresses and names, for devices that know one gateway.
     #[must_use]
     pub fn lab() -> Self {
         Self {
@@ -52,6 +53,14 @@ impl Policy {
             managers: vec![MANAGER_V4.into(), MANAGER_V6.into()],
             names: vec![GATEWAY_NAME.to_owned(), MANAGER_NAME.to_owned()],
         }
+    }
+
+    /// The same for devices that know the second gateway, too.
+    #[must_use]
+    pub fn with_second_gateway(mut self) -> Self {
+        self.gateways.extend([IpAddr::from(GATEWAY2_V4), GATEWAY2_V6.into()]);
+        self.names.push(GATEWAY2_NAME.to_owned());
+        self
     }
 
     /// Every frame that the policy does not allow.

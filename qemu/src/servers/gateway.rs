@@ -1,6 +1,7 @@
 use std::{
     fs,
     io::{Read, Write},
+    net::Ipv6Addr,
     net::{Ipv4Addr, SocketAddr, TcpStream},
     path::PathBuf,
     sync::Arc,
@@ -11,7 +12,10 @@ use serde_json::Value;
 
 use crate::{
     ChildHandle, LabError, Manager, Node, Result,
-    addresses::{COMPANY_NETWORKS, GATEWAY_NAME, GATEWAY_V4, GATEWAY_V6, MANAGER_V4, POOL_V4, POOL_V6},
+    addresses::{
+        COMPANY_NETWORKS, GATEWAY_NAME, GATEWAY_V4, GATEWAY_V6, GATEWAY2_NAME, GATEWAY2_V4, GATEWAY2_V6, MANAGER_V4,
+        POOL_V4, POOL_V6,
+    },
     holder::{Holder, WORK_DIR},
     programs::Programs,
 };
@@ -19,7 +23,21 @@ use crate::{
 const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9184);
 const METRICS_LIMIT: Duration = Duration::from_secs(5);
 
-/// `m2m-gateway` on the lab's host `gateway`, reached as `https://gateway.example`.
+/// The gateway that every lab has.
+pub(crate) const FIRST: Place = Place { number: 1, name: GATEWAY_NAME, v4: GATEWAY_V4, v6: GATEWAY_V6 };
+/// The one beside it.
+pub(crate) const SECOND: Place = Place { number: 2, name: GATEWAY2_NAME, v4: GATEWAY2_V4, v6: GATEWAY2_V6 };
+
+/// How devices reach a gateway, and which of the pool's addresses is its own.
+#[derive(Debug)]
+pub(crate) struct Place {
+    number: u32,
+    name: &'static str,
+    v4: Ipv4Addr,
+    v6: Ipv6Addr,
+}
+
+/// `m2m-gateway` on the lab's host `gateway`, reached as `https://gateway.example`, or on the host `gateway2`.
 #[derive(Debug)]
 pub struct Gateway {
     node: Node,
@@ -37,10 +55,17 @@ pub struct Session {
 
 impl Gateway {
     /// Gets a certificate from the manager and writes the configuration.
-    pub(crate) fn create(holder: &Arc<Holder>, node: &Node, manager: &Manager) -> Result<Self> {
-        let identity = format!("{WORK_DIR}/gateway-identity");
-        let (v4, v6) = (GATEWAY_V4.to_string(), GATEWAY_V6.to_string());
-        let names = ["--name", GATEWAY_NAME, "--name", &v4, "--name", &v6];
+    pub(crate) fn create(
+        holder: &Arc<Holder>,
+        node: &Node,
+        place: &Place,
+        several: bool,
+        manager: &Manager,
+    ) -> Result<Self> {
+        let host = node.name();
+        let identity = format!("{WORK_DIR}/{host}-identity");
+        let (v4, v6) = (place.v4.to_string(), place.v6.to_string());
+        let names = ["--name", place.name, "--name", &v4, "--name", &v6];
         let mut words = vec!["gateway", "issue", "--out", &identity];
         words.extend(names);
         manager.command(&words)?.ok()?;
@@ -50,10 +75,10 @@ impl Gateway {
             fs::read_to_string(&path).map_err(LabError::io(format!("read {}", path.display())))
         };
         let issuers = format!("{}{}", read("root.pem")?, issuing_certificate(&read("chain.pem")?));
-        let client_ca = node.write_file("gateway-client-ca.pem", &issuers)?;
+        let client_ca = node.write_file(&format!("{host}-client-ca.pem"), &issuers)?;
         let [company_v4, company_v6] = COMPANY_NETWORKS;
         let text = format!(
-            "state_dir = \"{WORK_DIR}/gateway\"
+            "state_dir = \"{WORK_DIR}/{host}\"
 client_ca = \"{}\"
 routes = [\"{company_v4}\", \"{company_v6}\"]
 
@@ -68,14 +93,15 @@ refresh_s = 2
 [pool]
 ipv4 = \"{POOL_V4}\"
 ipv6 = \"{POOL_V6}\"
-",
+{}",
             client_ca.display(),
             manager.port(),
+            if several { one_of_several(holder, node, place.number)? } else { String::new() },
         );
         Ok(Self {
             node: node.clone(),
             program: Programs::find()?.path("m2m-gateway")?,
-            configuration: node.write_file("gateway.toml", &text)?,
+            configuration: node.write_file(&format!("{host}.toml"), &text)?,
             server: None,
         })
     }
@@ -87,7 +113,7 @@ ipv6 = \"{POOL_V6}\"
     pub fn start(&mut self) -> Result<()> {
         let mut command = self.node.command(&self.program);
         command.arg("--config").arg(&self.configuration);
-        let mut server = self.node.spawn("gateway", &mut command)?;
+        let mut server = self.node.spawn(self.node.name(), &mut command)?;
         let serving = self.node.wait_for_tcp(METRICS);
         server.must_run()?;
         serving?;
@@ -158,6 +184,24 @@ ipv6 = \"{POOL_V6}\"
         }
     }
 }
+
+/// The end of the table `[pool]` and the table `[routing]` of a gateway that shares its address book, which the first one begins.
+fn one_of_several(holder: &Holder, node: &Node, number: u32) -> Result<String> {
+    if !holder.outside(format!("{WORK_DIR}/{BOOK}")).is_file() {
+        node.write_file(BOOK, r#"{"version":1,"devices":{}}"#)?;
+    }
+    Ok(format!(
+        "book = \"{WORK_DIR}/{BOOK}\"
+gateway = {number}
+reserved = 16
+
+[routing]
+inject = \"host-routes\"
+"
+    ))
+}
+
+const BOOK: &str = "site/addresses.json";
 
 /// The last certificate of a chain.
 fn issuing_certificate(chain: &str) -> &str {

@@ -15,6 +15,8 @@ use crate::{
 pub struct ManagerOptions {
     /// How often a device that waits for approval asks again, in the configuration's notation.
     pub pending_retry: String,
+    /// Names of the gateways that devices are told of, the preferred one first.
+    pub gateways: Vec<String>,
     /// A name for its state: two managers with different names have different CAs.
     pub name: String,
     /// The port that it listens on. Devices always come to 443: another port leaves room for something in between.
@@ -23,7 +25,12 @@ pub struct ManagerOptions {
 
 impl Default for ManagerOptions {
     fn default() -> Self {
-        Self { pending_retry: "2s".to_owned(), name: "manager".to_owned(), port: 443 }
+        Self {
+            pending_retry: "2s".to_owned(),
+            gateways: vec![GATEWAY_NAME.to_owned()],
+            name: "manager".to_owned(),
+            port: 443,
+        }
     }
 }
 
@@ -77,14 +84,12 @@ pending_retry = \"{retry}\"
 [device_defaults]
 mode = \"always-on\"
 routes = [\"{company_v4}\", \"{company_v6}\"]
-
-[[device_defaults.gateway]]
-origin = \"https://{GATEWAY_NAME}\"
-
+{gateways}
 [device_defaults.dns]
 servers = [\"{INTRANET_V4}\"]
 search = [\"{COMPANY_DOMAIN}\"]
 ",
+            gateways = gateways(&options.gateways),
             name = options.name,
             retry = options.pending_retry,
             port = options.port,
@@ -257,4 +262,11 @@ label = \"lab\"
     pub fn revocation_limit() -> Duration {
         Duration::from_secs(30)
     }
+}
+
+fn gateways(names: &[String]) -> String {
+    let table = |(priority, name): (usize, &String)| {
+        format!("\n[[device_defaults.gateway]]\norigin = \"https://{name}\"\npriority = {priority}\n")
+    };
+    names.iter().enumerate().map(table).collect()
 }

@@ -3,5 +3,6 @@
 mod gateway;
 mod manager;
 
+pub(crate) use gateway::{FIRST, SECOND};
 pub use gateway::{Gateway, Session};
 pub use manager::{DeviceRecord, Manager, ManagerOptions};

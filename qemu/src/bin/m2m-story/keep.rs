@@ -32,7 +32,14 @@ pub(crate) fn until_interrupted(story: &mut Story) {
 /// Prints how to get into each host of the lab.
 pub(crate) fn nodes(lab: &Lab) {
     let topology = lab.topology();
-    for node in [&topology.device, &topology.internet, &topology.gateway, &topology.manager, &topology.company] {
+    for node in [
+        &topology.device,
+        &topology.internet,
+        &topology.gateway,
+        &topology.gateway2,
+        &topology.manager,
+        &topology.company,
+    ] {
         println!("  host {:<15} {} bash", node.name(), lab.shell_prefix(node));
     }
 }

@@ -46,7 +46,8 @@ impl Story {
 
         let step = progress.step("starting the lab: router, DHCP, DNS, NTP, company, capture");
         let token = format!("{:x}", std::process::id());
-        let lab = finish(step, Lab::start(LabOptions { token }).context("cannot start the lab"))?;
+        let lab =
+            finish(step, Lab::start(LabOptions { token, ..LabOptions::default() }).context("cannot start the lab"))?;
 
         let step = progress.step("choosing the accelerator");
         let accelerator = finish(step, lab.accelerator(accelerator).map_err(Into::into))?;
