@@ -7,7 +7,7 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | codecs, without I/O | [`varint`], [`http3`], [`qpack`], [`capsule`], [`request`] |
+//! | codecs, without I/O | [`varint`], [`http3`], [`qpack`], [`capsule`], [`scope`], [`template`], [`request`] |
 //! | IP, without I/O | [`packet`], [`routes`] |
 //! | the tunnel over QUIC | [`quic`], [`client`], [`server`], [`session`] |
 //! | the device | [`tun`], [`pump`] |
@@ -77,7 +77,9 @@ pub mod qpack;
 pub mod quic;
 pub mod request;
 pub mod routes;
+pub mod scope;
 pub mod server;
 pub mod session;
+pub mod template;
 pub mod tun;
 pub mod varint;
