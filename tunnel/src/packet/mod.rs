@@ -1,5 +1,6 @@
 //! IP packets: what a tunnel's end must read and change in them.
 
+pub mod ecn;
 pub mod icmp;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
