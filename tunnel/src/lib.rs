@@ -80,6 +80,8 @@ pub mod routes;
 pub mod scope;
 pub mod server;
 pub mod session;
+#[cfg(test)]
+mod split;
 pub mod template;
 pub mod tun;
 pub mod varint;
