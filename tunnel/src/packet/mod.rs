@@ -3,7 +3,7 @@
 pub mod ecn;
 pub mod icmp;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
 
@@ -209,6 +209,8 @@ fn is_unicast(address: IpAddr) -> bool {
 #[cfg(test)]
 pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::net::Ipv4Addr;
+
     use proptest::prelude::*;
 
     use super::*;
