@@ -128,11 +128,6 @@ impl<S> Table<S> {
         self.by_device.values().flat_map(|entry| &entry.sessions)
     }
 
-    /// Whether packets for its device go to `session`.
-    pub(crate) fn is_current(&self, device: &Token, session: &Arc<S>) -> bool {
-        self.by_device.get(device).is_some_and(|entry| Arc::ptr_eq(&entry.current, session))
-    }
-
     /// The number of devices that are connected.
     pub(crate) fn devices(&self) -> usize {
         self.by_device.len()

@@ -302,29 +302,112 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::routes::normalize;
+    use crate::{routes::normalize, split::any_cuts};
 
     fn decode(bytes: &[u8]) -> Result<Vec<Capsule>, Code> {
-        let mut reader = CapsuleReader::default();
-        reader.push(bytes);
-        let mut capsules = Vec::new();
-        while let Some(capsule) = reader.next_capsule().map_err(|error| error.code)? {
-            capsules.push(capsule);
+        match read(&[bytes]) {
+            (capsules, None) => Ok(capsules),
+            (_, Some(code)) => Err(code),
         }
-        reader.finish().map_err(|error| error.code)?;
-        Ok(capsules)
+    }
+
+    /// What comes until the stream ends or is broken, and how that is.
+    fn read(pieces: &[&[u8]]) -> (Vec<Capsule>, Option<Code>) {
+        let mut reader = CapsuleReader::default();
+        let mut capsules = Vec::new();
+        for piece in pieces {
+            reader.push(piece);
+            loop {
+                match reader.next_capsule() {
+                    Ok(Some(capsule)) => capsules.push(capsule),
+                    Ok(None) => break,
+                    Err(error) => return (capsules, Some(error.code)),
+                }
+            }
+        }
+        (capsules, reader.finish().err().map(|error| error.code))
+    }
+
+    fn encoded(capsule: &Capsule) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        capsule.encode(&mut bytes);
+        bytes
+    }
+
+    fn prefix(text: &str) -> IpNet {
+        text.parse().unwrap()
+    }
+
+    fn assigned(request_id: u64, prefix: &str) -> AssignedAddress {
+        AssignedAddress { request_id, prefix: prefix.parse().unwrap() }
+    }
+
+    /// RFC 9297 §3.2 and §3.5, RFC 9484 §4.7 with the addresses of its examples in §8.
+    #[test]
+    fn layouts_of_rfc_9484() {
+        let range = |start: &str, end: &str, protocol| {
+            IpRange::new(start.parse().unwrap(), end.parse().unwrap(), protocol).unwrap()
+        };
+        let cases: [(Capsule, &[u8]); 9] = [
+            (Capsule::Datagram(Bytes::from_static(&[0, 0x45])), &[0, 2, 0, 0x45]),
+            (
+                Capsule::AddressRequest(vec![RequestedAddress { request_id: 1, prefix: prefix("0.0.0.0/32") }]),
+                &[2, 7, 1, 4, 0, 0, 0, 0, 32],
+            ),
+            (Capsule::AddressAssign(vec![assigned(1, "192.0.2.11/32")]), &[1, 7, 1, 4, 192, 0, 2, 11, 32]),
+            (Capsule::AddressAssign(vec![assigned(0x1234, "0.0.0.0/32")]), &[1, 8, 0x52, 0x34, 4, 0, 0, 0, 0, 32]),
+            (Capsule::AddressAssign(vec![]), &[1, 0]),
+            (
+                Capsule::AddressAssign(vec![assigned(0, "192.0.2.3/32"), assigned(0, "2001:db8::1234:1234/128")]),
+                &[
+                    1, 26, 0, 4, 192, 0, 2, 3, 32, 0, 6, 0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0x12, 0x34, 0x12,
+                    0x34, 128,
+                ],
+            ),
+            (
+                Capsule::RouteAdvertisement(vec![range("0.0.0.0", "255.255.255.255", 0)]),
+                &[3, 10, 4, 0, 0, 0, 0, 255, 255, 255, 255, 0],
+            ),
+            (
+                Capsule::RouteAdvertisement(vec![
+                    range("192.0.2.0", "192.0.2.41", 0),
+                    range("192.0.2.43", "192.0.2.255", 0),
+                ]),
+                &[3, 20, 4, 192, 0, 2, 0, 192, 0, 2, 41, 0, 4, 192, 0, 2, 43, 192, 0, 2, 255, 0],
+            ),
+            (
+                Capsule::RouteAdvertisement(vec![range("2001:db8:3456::b", "2001:db8:3456::b", 132)]),
+                &[
+                    3, 34, 6, 0x20, 1, 0x0d, 0xb8, 0x34, 0x56, 0, 0, 0, 0, 0, 0, 0, 0, 0, 11, 0x20, 1, 0x0d, 0xb8,
+                    0x34, 0x56, 0, 0, 0, 0, 0, 0, 0, 0, 0, 11, 132,
+                ],
+            ),
+        ];
+        for (capsule, bytes) in cases {
+            assert_eq!(encoded(&capsule), bytes);
+            assert_eq!(decode(bytes), Ok(vec![capsule]));
+        }
+    }
+
+    /// Type and length may be longer than need be (RFC 9000 §16), types to grease are skipped (RFC 9297 §5.4).
+    #[test]
+    fn headers_are_any_integers() {
+        assert_eq!(decode(&[0x40, 0x01, 0x80, 0, 0, 0]), Ok(vec![Capsule::AddressAssign(vec![])]));
+        for nth in [0, 1, 1000, ((1 << 62) - 1 - 0x17) / 0x29] {
+            let mut bytes = Vec::new();
+            varint::write(0x29 * nth + 0x17, &mut bytes);
+            bytes.extend([3, 1, 2, 3, 1, 0]);
+            assert_eq!(decode(&bytes), Ok(vec![Capsule::AddressAssign(vec![])]));
+        }
     }
 
     #[test]
-    fn layout_of_rfc_9484() {
-        let assign = Capsule::AddressAssign(vec![AssignedAddress::unrequested("192.0.2.11/32".parse().unwrap())]);
-        let mut bytes = Vec::new();
-        assign.encode(&mut bytes);
-        assert_eq!(bytes, [1, 7, 0, 4, 192, 0, 2, 11, 32]);
-        let routes = Capsule::RouteAdvertisement(vec![IpRange::from_prefix("192.0.2.0/24".parse().unwrap())]);
-        let mut bytes = Vec::new();
-        routes.encode(&mut bytes);
-        assert_eq!(bytes, [3, 10, 4, 192, 0, 2, 0, 192, 0, 2, 255, 0]);
+    fn refusals_are_told_from_assignments() {
+        for (text, expected) in
+            [("0.0.0.0/32", true), ("::/128", true), ("0.0.0.0/0", false), ("::/0", false), ("192.0.2.1/32", false)]
+        {
+            assert_eq!(assigned(1, text).is_refusal(), expected, "{text}");
+        }
     }
 
     #[test]
@@ -388,28 +471,42 @@ mod tests {
         #[test]
         fn any_split_gives_the_same(
             capsules in proptest::collection::vec(any_capsule(), 0..6),
-            chunk in 1..40usize,
+            cuts in any_cuts(),
         ) {
             let mut bytes = Vec::new();
             for capsule in &capsules {
                 capsule.encode(&mut bytes);
                 bytes.extend([0x40, 0x41, 2, 9, 9]);
             }
-            let mut reader = CapsuleReader::default();
-            let mut found = Vec::new();
-            for piece in bytes.chunks(chunk) {
-                reader.push(piece);
-                while let Some(capsule) = reader.next_capsule().unwrap() {
-                    found.push(capsule);
-                }
+            prop_assert_eq!(read(&cuts.pieces(&bytes)), (capsules, None));
+        }
+
+        #[test]
+        fn any_split_of_broken_capsules_gives_the_same(
+            capsules in proptest::collection::vec(any_capsule(), 1..4),
+            at: prop::sample::Index,
+            change: u8,
+            cuts in any_cuts(),
+        ) {
+            let mut bytes = capsules.iter().flat_map(encoded).collect::<Vec<u8>>();
+            let at = at.index(bytes.len());
+            bytes[at] ^= change;
+            prop_assert_eq!(read(&cuts.pieces(&bytes)), read(&[&bytes]));
+        }
+
+        #[test]
+        fn what_is_cut_is_seen(capsule in any_capsule()) {
+            let bytes = encoded(&capsule);
+            for cut in 1..bytes.len() {
+                prop_assert_eq!(read(&[&bytes[..cut]]), (vec![], Some(Code::MESSAGE_ERROR)));
             }
-            prop_assert_eq!(found, capsules);
-            prop_assert!(reader.finish().is_ok());
         }
 
         #[test]
         fn any_bytes_do_no_harm(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let _ = decode(&bytes);
+            for capsule in read(&[&bytes]).0 {
+                prop_assert_eq!(decode(&encoded(&capsule)), Ok(vec![capsule]));
+            }
         }
     }
 }

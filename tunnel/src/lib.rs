@@ -7,7 +7,7 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | codecs, without I/O | [`varint`], [`http3`], [`qpack`], [`capsule`], [`request`] |
+//! | codecs, without I/O | [`varint`], [`http3`], [`qpack`], [`capsule`], [`request`], [`template`] |
 //! | IP, without I/O | [`packet`], [`offload`], [`routes`], [`queue`] |
 //! | the tunnel over QUIC, without I/O | [`session`], [`quic`], [`congestion`], [`client`], [`server`] |
 //! | sockets | [`udp`], [`hub`] |
@@ -30,8 +30,12 @@ pub mod queue;
 pub mod quic;
 pub mod request;
 pub mod routes;
+pub mod scope;
 pub mod server;
 pub mod session;
+#[cfg(test)]
+mod split;
+pub mod template;
 pub mod tun;
 pub mod udp;
 pub mod varint;

@@ -1,40 +1,19 @@
-//! The CONNECT-IP request (RFC 9484 §4): its path and its scope.
-
-use std::net::IpAddr;
+//! The CONNECT-IP request (RFC 9484 §4) and its answers.
 
 use http::StatusCode;
-use ipnet::IpNet;
 
+pub use crate::scope::{Scope, Target};
 use crate::{
     http3::message::{Request, Response},
     qpack::Field,
+    template::{ExpandError, Matcher, Mismatch, PathTemplate, Template},
 };
 
 /// The `:protocol` of the request.
 pub const PROTOCOL: &str = "connect-ip";
 
-const PATH_PREFIX: &str = "/.well-known/masque/ip/";
-
-/// What a tunnel is asked for.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Scope {
-    /// Where packets may go.
-    pub target: Target,
-    /// The only IP protocol, all without one.
-    pub ip_protocol: Option<u8>,
-}
-
-/// Where packets may go.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Target {
-    /// To any host.
-    #[default]
-    Any,
-    /// To a prefix.
-    Prefix(IpNet),
-    /// To the addresses of a name.
-    Name(String),
-}
+/// Fields that say what a message's content is, which one in front of capsules has not (RFC 9297 §3.2).
+const OF_CONTENT: [&[u8]; 3] = [b"content-length", b"content-type", b"transfer-encoding"];
 
 /// Why a request is not answered with a tunnel.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -46,17 +25,18 @@ pub struct Refusal {
     pub reason: String,
 }
 
-/// The request for a tunnel without limits.
+/// The request for a tunnel without limits, at the default template of a gateway.
 #[must_use]
 pub fn unlimited(authority: &str) -> Request {
-    Request {
-        method: "CONNECT".into(),
-        scheme: "https".into(),
-        authority: authority.into(),
-        path: format!("{PATH_PREFIX}*/*/"),
-        protocol: Some(PROTOCOL.into()),
-        fields: vec![Field::new("capsule-protocol", "?1")],
-    }
+    connect(authority, "/.well-known/masque/ip/*/*/".into())
+}
+
+/// The request for a tunnel, at the template of its gateway.
+///
+/// # Errors
+/// When the template cannot say what is asked for.
+pub fn scoped(template: &Template, scope: &Scope) -> Result<Request, ExpandError> {
+    Ok(connect(template.authority(), template.path().expand(scope)?))
 }
 
 /// The answer that begins a tunnel.
@@ -69,17 +49,22 @@ pub fn granted() -> Response {
 /// its content is.
 #[must_use]
 pub fn starts_capsules(response: &Response) -> bool {
-    const FORBIDDEN: [&[u8]; 3] = [b"content-length", b"content-type", b"transfer-encoding"];
-    response.status.is_success()
-        && !matches!(response.status.as_u16(), 204..=206)
-        && !response.fields.iter().any(|field| FORBIDDEN.contains(&field.name.as_slice()))
+    response.status.is_success() && !matches!(response.status.as_u16(), 204..=206) && !has_content(&response.fields)
 }
 
-/// What a request asks for.
+/// What a request asks for, at the default template.
+///
+/// # Errors
+/// As [`scope_at`].
+pub fn scope(request: &Request) -> Result<Scope, Refusal> {
+    scope_at(&Matcher::default(), request)
+}
+
+/// What a request asks for, at the gateway's template.
 ///
 /// # Errors
 /// What to answer to a request that is none for a tunnel, or whose path does not follow RFC 9484 §4.6.
-pub fn scope(request: &Request) -> Result<Scope, Refusal> {
+pub fn scope_at(matcher: &Matcher, request: &Request) -> Result<Scope, Refusal> {
     match (request.method.as_str(), request.protocol.as_deref()) {
         ("CONNECT", Some(PROTOCOL)) => {}
         ("GET" | "HEAD", _) => return Err(refusal(StatusCode::NOT_FOUND, "there is nothing here but IP tunnels")),
@@ -88,69 +73,36 @@ pub fn scope(request: &Request) -> Result<Scope, Refusal> {
     if request.scheme != "https" {
         return Err(refusal(StatusCode::BAD_REQUEST, ":scheme must be https"));
     }
-    let Some(variables) = request.path.strip_prefix(PATH_PREFIX) else {
-        return Err(refusal(StatusCode::NOT_FOUND, "tunnels are at /.well-known/masque/ip/*/*/"));
-    };
-    let mut variables = variables.split('/');
-    let (Some(target), Some(ip_protocol), Some(""), None) =
-        (variables.next(), variables.next(), variables.next(), variables.next())
-    else {
-        return Err(refusal(StatusCode::BAD_REQUEST, "path must be /.well-known/masque/ip/{target}/{ipproto}/"));
-    };
-    Ok(Scope { target: parse_target(target)?, ip_protocol: parse_ip_protocol(ip_protocol)? })
+    if has_content(&request.fields) {
+        return Err(refusal(StatusCode::BAD_REQUEST, "a request for a tunnel has no content to describe"));
+    }
+    matcher.scope(&request.path).map_err(|mismatch| not_matched(&mismatch, matcher.template()))
 }
 
-fn parse_target(text: &str) -> Result<Target, Refusal> {
-    let bad = || refusal(StatusCode::BAD_REQUEST, "target must be *, an IP prefix or a name");
-    let text = percent_decode(text).ok_or_else(bad)?;
-    if text == "*" {
-        return Ok(Target::Any);
+fn connect(authority: &str, path: String) -> Request {
+    Request {
+        method: "CONNECT".into(),
+        scheme: "https".into(),
+        authority: authority.into(),
+        path,
+        protocol: Some(PROTOCOL.into()),
+        fields: vec![Field::new("capsule-protocol", "?1")],
     }
-    if let Ok(address) = text.parse::<IpAddr>() {
-        return Ok(Target::Prefix(IpNet::from(address)));
-    }
-    if text.contains(['/', ':']) {
-        let prefix: IpNet = text.parse().map_err(|_| bad())?;
-        if prefix.addr() != prefix.network() {
-            return Err(refusal(StatusCode::BAD_REQUEST, "target has address bits behind its prefix length"));
-        }
-        return Ok(Target::Prefix(prefix));
-    }
-    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-    if text.is_empty() || text.len() > 253 || !text.bytes().all(is_name) {
-        return Err(bad());
-    }
-    Ok(Target::Name(text))
 }
 
-fn parse_ip_protocol(text: &str) -> Result<Option<u8>, Refusal> {
-    let bad = || refusal(StatusCode::BAD_REQUEST, "ipproto must be * or 0 to 255");
-    let text = percent_decode(text).ok_or_else(bad)?;
-    if text == "*" {
-        return Ok(None);
-    }
-    if text.len() > 3 || !text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(bad());
-    }
-    text.parse().map(Some).map_err(|_| bad())
+fn has_content(fields: &[Field]) -> bool {
+    fields.iter().any(|field| OF_CONTENT.contains(&field.name.as_slice()))
 }
 
-fn percent_decode(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let high = char::from(rest.next()?).to_digit(16)?;
-        let low = char::from(rest.next()?).to_digit(16)?;
-        bytes.push((high << 4 | low) as u8);
+fn not_matched(mismatch: &Mismatch, template: &PathTemplate) -> Refusal {
+    match mismatch {
+        Mismatch::Elsewhere => refusal(StatusCode::NOT_FOUND, format!("tunnels are at {template}")),
+        Mismatch::Shape => refusal(StatusCode::BAD_REQUEST, format!("path must be {template}")),
+        mismatch => refusal(StatusCode::BAD_REQUEST, mismatch.to_string()),
     }
-    String::from_utf8(bytes).ok()
 }
 
-fn refusal(status: StatusCode, reason: &str) -> Refusal {
+fn refusal(status: StatusCode, reason: impl Into<String>) -> Refusal {
     Refusal { status, reason: reason.into() }
 }
 
@@ -160,6 +112,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::scope::tests::any_scope;
 
     fn of_path(path: &str) -> Result<Scope, Refusal> {
         let mut request = unlimited("gateway.example");
@@ -199,6 +152,9 @@ mod tests {
             ("/.well-known/masque/ip/192.0.2.0%2F33/*/", 400),
             ("/.well-known/masque/ip/a%2/*/", 400),
             ("/.well-known/masque/ip/a%20b/*/", 400),
+            ("/.well-known/masque/ip/2001:db8::1/*/", 400),
+            ("/.well-known/masque/ip/%ff/*/", 400),
+            ("/.well-known/masque/ip/*/*/?x", 400),
         ] {
             assert_eq!(of_path(path).unwrap_err().status.as_u16(), status, "{path}");
         }
@@ -227,10 +183,46 @@ mod tests {
         assert!(!starts_capsules(&response));
     }
 
+    #[test]
+    fn a_request_with_content_is_refused() {
+        let mut request = unlimited("gateway.example");
+        request.fields.push(Field::new("content-type", "text/plain"));
+        assert_eq!(scope(&request).unwrap_err().status, StatusCode::BAD_REQUEST);
+    }
+
+    #[test]
+    fn the_default_template_asks_as_ever() {
+        let template = Template::of_authority("gateway.example").unwrap();
+        assert_eq!(scoped(&template, &Scope::default()), Ok(unlimited("gateway.example")));
+    }
+
+    #[test]
+    fn refusals_name_the_template() {
+        let matcher = "/vpn{?target}".parse::<PathTemplate>().unwrap().matcher().unwrap();
+        let mut request = unlimited("gateway.example");
+        assert_eq!(scope_at(&matcher, &request), Err(refusal(StatusCode::NOT_FOUND, "tunnels are at /vpn{?target}")));
+        request.path = "/vpn/x".into();
+        assert_eq!(scope_at(&matcher, &request), Err(refusal(StatusCode::BAD_REQUEST, "path must be /vpn{?target}")));
+        request.path = "/vpn?target=".into();
+        let reason = "target must not be empty; * stands for no limit";
+        assert_eq!(scope_at(&matcher, &request), Err(refusal(StatusCode::BAD_REQUEST, reason)));
+        request.path = "/vpn".into();
+        assert_eq!(scope_at(&matcher, &request), Ok(Scope::default()));
+    }
+
     proptest! {
         #[test]
+        fn round_trip(asked in any_scope()) {
+            let template = Template::of_authority("gateway.example:8443").unwrap();
+            let request = scoped(&template, &asked).unwrap();
+            let received = Request::from_fields(request.to_fields()).unwrap();
+            prop_assert_eq!(&received, &request);
+            prop_assert_eq!(scope(&received), Ok(asked));
+        }
+
+        #[test]
         fn any_path_does_no_harm(rest in ".{0,60}") {
-            let _ = of_path(&format!("{PATH_PREFIX}{rest}"));
+            let _ = of_path(&format!("/.well-known/masque/ip/{rest}"));
         }
     }
 }

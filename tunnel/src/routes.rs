@@ -216,5 +216,32 @@ mod tests {
                 }
             }
         }
+
+        #[test]
+        fn normal_form_is_its_own(ranges in proptest::collection::vec(any_range(), 0..8)) {
+            let normal = normalize(ranges);
+            prop_assert_eq!(normalize(normal.clone()), normal);
+        }
+
+        /// Whole families and their ends included, where there is no address before or behind.
+        #[test]
+        fn prefixes_cover_exactly_their_range(
+            v6: bool,
+            one in prop_oneof![Just(0), Just(u128::MAX), any::<u128>()],
+            other in prop_oneof![Just(0), Just(u128::MAX), any::<u128>()],
+        ) {
+            let address = |bits: u128| -> IpAddr {
+                if v6 { Ipv6Addr::from_bits(bits).into() } else { Ipv4Addr::from_bits((bits >> 96) as u32).into() }
+            };
+            let range = IpRange::new(address(one.min(other)), address(one.max(other)), 0).unwrap();
+            let prefixes = range.prefixes();
+            prop_assert_eq!(prefixes.first().map(IpNet::network), Some(range.start));
+            prop_assert_eq!(prefixes.last().map(IpNet::broadcast), Some(range.end));
+            for pair in prefixes.windows(2) {
+                prop_assert_eq!(next(pair[0].broadcast()), Some(pair[1].network()));
+            }
+            let back = normalize(prefixes.into_iter().rev().map(IpRange::from_prefix).collect());
+            prop_assert_eq!(back, vec![range]);
+        }
     }
 }

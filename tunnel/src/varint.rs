@@ -70,6 +70,19 @@ mod tests {
     }
 
     proptest! {
+        /// RFC 9000 §16: a value need not be written in the fewest bytes.
+        #[test]
+        fn long_forms_have_the_same_value(value in 0..=MAX, form in 0..4u32) {
+            let length = 1usize << form;
+            prop_assume!(length >= size(value));
+            let mut bytes = value.to_be_bytes()[8 - length..].to_vec();
+            bytes[0] |= (form as u8) << 6;
+            prop_assert_eq!(read(&bytes), Some((value, length)));
+            let mut input = &bytes[..];
+            prop_assert_eq!(take(&mut input), Some(value));
+            prop_assert!(input.is_empty());
+        }
+
         #[test]
         fn round_trip(value in 0..=MAX, rest in proptest::collection::vec(any::<u8>(), 0..4)) {
             let mut out = Vec::new();

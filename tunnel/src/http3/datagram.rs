@@ -72,6 +72,32 @@ mod tests {
         }
     }
 
+    proptest! {
+        /// Also with contexts that are still to be invented, and with integers in longer forms than need be.
+        #[test]
+        fn any_bytes_are_read_as_they_are(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
+            let Ok(Some(datagram)) = read(bytes.clone().into()) else {
+                return Ok(());
+            };
+            let quarter = varint::read(&bytes).unwrap();
+            let context = varint::read(&bytes[quarter.1..]).unwrap();
+            prop_assert_eq!((datagram.stream, datagram.context), (quarter.0 * 4, context.0));
+            prop_assert_eq!(&datagram.payload[..], &bytes[quarter.1 + context.1..]);
+        }
+    }
+
+    /// RFC 9484 §8.1: stream 44 is quarter 11.
+    #[test]
+    fn example_of_rfc_9484() {
+        let mut out = Vec::new();
+        write_prefix(44, &mut out);
+        assert_eq!(out, [11, 0]);
+        let datagram = read(Bytes::from_static(&[11, 0, 0x45])).unwrap().unwrap();
+        assert_eq!(datagram, Datagram { stream: 44, context: IP_CONTEXT, payload: Bytes::from_static(&[0x45]) });
+        let largest = read(Bytes::from_static(&[0xcf, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0])).unwrap().unwrap();
+        assert_eq!(largest.stream, varint::MAX - 3);
+    }
+
     #[test]
     fn bad_stream_ids_are_errors_and_bad_contexts_are_not() {
         for bytes in [&[][..], &[0x40], &[0xd0, 0, 0, 0, 0, 0, 0, 0, 0]] {

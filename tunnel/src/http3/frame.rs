@@ -170,6 +170,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::split::any_cuts;
 
     /// Everything that `reader` gives, pieces of DATA joined.
     fn drain(reader: &mut FrameReader, out: &mut Vec<(u64, Vec<u8>)>) {
@@ -200,7 +201,7 @@ mod tests {
         #[test]
         fn any_split_gives_the_same(
             frames in proptest::collection::vec(any_frame(), 0..8),
-            cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..8),
+            cuts in any_cuts(),
         ) {
             let mut bytes = Vec::new();
             let mut expected: Vec<(u64, Vec<u8>)> = Vec::new();
@@ -214,14 +215,10 @@ mod tests {
                     _ => expected.push((*kind, payload.clone())),
                 }
             }
-            let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
-            cuts.push(0);
-            cuts.push(bytes.len());
-            cuts.sort_unstable();
             let mut reader = FrameReader::default();
             let mut found = Vec::new();
-            for pair in cuts.windows(2) {
-                reader.push(&bytes[pair[0]..pair[1]]);
+            for piece in cuts.pieces(&bytes) {
+                reader.push(piece);
                 drain(&mut reader, &mut found);
             }
             prop_assert_eq!(found, expected);
@@ -233,6 +230,21 @@ mod tests {
             let mut reader = FrameReader::default();
             reader.push(&bytes);
             while let Ok(Some(_)) = reader.next_frame() {}
+        }
+    }
+
+    #[test]
+    fn types_to_grease_are_skipped() {
+        // RFC 9114 §7.2.8: 0x1f * N + 0x21, the last that fits included.
+        for nth in [0, 1, 1000, ((1 << 62) - 1 - 0x21) / 0x1f] {
+            let mut bytes = Vec::new();
+            write(0x1f * nth + 0x21, b"grease", &mut bytes);
+            write(kind::GOAWAY, &[0], &mut bytes);
+            let mut reader = FrameReader::default();
+            reader.push(&bytes);
+            let expected = Frame::Whole { kind: kind::GOAWAY, payload: Bytes::from_static(&[0]) };
+            assert_eq!(reader.next_frame().unwrap(), Some(expected));
+            reader.finish().unwrap();
         }
     }
 

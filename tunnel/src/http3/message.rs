@@ -77,9 +77,14 @@ impl Request {
         if self.scheme.is_empty() || self.path.is_empty() {
             return Err(malformed(":scheme or :path is missing"));
         }
-        let has_host = self.fields.iter().any(|field| field.name == b"host" && !field.value.is_empty());
-        if self.authority.is_empty() && (is_connect || !has_host) {
+        let mut hosts = self.fields.iter().filter(|field| field.name == b"host").map(|field| &field.value);
+        let host = hosts.next();
+        if self.authority.is_empty() && (is_connect || host.is_none()) {
             return Err(malformed(":authority is missing"));
+        }
+        let is_other = |host: &Vec<u8>| !self.authority.is_empty() && host != self.authority.as_bytes();
+        if hosts.next().is_some() || host.is_some_and(|host| host.is_empty() || is_other(host)) {
+            return Err(malformed("host is empty, comes twice or is not :authority"));
         }
         Ok(())
     }
@@ -171,6 +176,8 @@ fn malformed(reason: &'static str) -> ProtocolError {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
     use super::*;
 
     fn connect_ip() -> Vec<Field> {
@@ -208,6 +215,9 @@ mod tests {
             with(Field::new("x", " a")),
             with(Field::new("connection", "close")),
             with(Field::new("te", "gzip")),
+            with(Field::new("host", "")),
+            with(Field::new("host", "other.example")),
+            [connect_ip(), vec![Field::new("host", "gateway.example"); 2]].concat(),
             without(b":method"),
             without(b":scheme"),
             without(b":authority"),
@@ -222,6 +232,20 @@ mod tests {
     }
 
     #[test]
+    fn the_host_field_may_say_what_authority_says() {
+        let same = Field::new("host", "gateway.example");
+        assert!(Request::from_fields([connect_ip(), vec![same.clone()]].concat()).is_ok());
+        let get = |authority: &[Field]| {
+            let pseudo = [(":method", "GET"), (":scheme", "https"), (":path", "/")];
+            let fields = pseudo.iter().map(|(name, value)| Field::new(name, value)).chain(authority.iter().cloned());
+            Request::from_fields(fields.collect())
+        };
+        assert!(get(&[same]).is_ok());
+        assert_eq!(get(&[]).unwrap_err().code, Code::MESSAGE_ERROR);
+        assert_eq!(get(&[Field::new("host", "")]).unwrap_err().code, Code::MESSAGE_ERROR);
+    }
+
+    #[test]
     fn answers_have_one_status() {
         let response = Response::from_fields(vec![Field::new(":status", "403")]).unwrap();
         assert_eq!(response.status, StatusCode::FORBIDDEN);
@@ -232,6 +256,59 @@ mod tests {
             vec![Field::new(":status", "200"), Field::new(":path", "/")],
         ] {
             assert_eq!(Response::from_fields(fields).unwrap_err().code, Code::MESSAGE_ERROR);
+        }
+    }
+
+    fn any_fields() -> impl Strategy<Value = Vec<Field>> {
+        let name = "[a-z0-9!#$%&'*+.^_`|~-]{1,12}";
+        let taken = ["host", "connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "te"];
+        let name = name.prop_filter("has its own rules", move |name| !taken.contains(&name.as_str()));
+        let value = "([!-~]([ -~\t]{0,12}[!-~])?)?";
+        proptest::collection::vec((name, value).prop_map(|(name, value)| Field::new(&name, &value)), 0..6)
+    }
+
+    proptest! {
+        #[test]
+        fn any_request_survives_the_round_trip(
+            method in prop_oneof![Just("CONNECT"), Just("GET"), Just("HEAD")],
+            path in "/[!-~]{0,20}",
+            fields in any_fields(),
+        ) {
+            let request = Request {
+                method: method.into(),
+                scheme: "https".into(),
+                authority: "gateway.example".into(),
+                path,
+                protocol: (method == "CONNECT").then(|| "connect-ip".into()),
+                fields,
+            };
+            prop_assert_eq!(Request::from_fields(request.to_fields()), Ok(request));
+        }
+
+        #[test]
+        fn any_answer_survives_the_round_trip(status in 100..1000u16, fields in any_fields()) {
+            let response = Response { status: StatusCode::from_u16(status).unwrap(), fields };
+            prop_assert_eq!(Response::from_fields(response.to_fields()), Ok(response));
+        }
+
+        #[test]
+        fn what_is_read_is_written_alike(
+            fields in prop::sample::subsequence(
+                vec![":method", ":protocol", ":scheme", ":authority", ":path", ":status", "host", "x", "x", "X"],
+                0..10,
+            ),
+            values in proptest::collection::vec(
+                prop::sample::select(vec!["CONNECT", "CONNECT", "GET", "connect-ip", "https", "a", "a", "200", ""]),
+                10,
+            ),
+        ) {
+            let fields: Vec<Field> = fields.iter().zip(values).map(|(name, value)| Field::new(name, value)).collect();
+            if let Ok(request) = Request::from_fields(fields.clone()) {
+                prop_assert_eq!(Request::from_fields(request.to_fields()), Ok(request));
+            }
+            if let Ok(response) = Response::from_fields(fields) {
+                prop_assert_eq!(Response::from_fields(response.to_fields()), Ok(response));
+            }
         }
     }
 }

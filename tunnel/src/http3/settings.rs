@@ -98,9 +98,33 @@ mod tests {
             prop_assert_eq!(Settings::decode(&settings.encode()), Ok(settings));
         }
 
+        /// RFC 9114 §7.2.4.1: unknown ones, those to grease among them, change nothing; no payload is right when it is cut.
+        #[test]
+        fn unknown_settings_are_passed_over_anywhere(
+            settings in (any::<bool>(), any::<bool>()).prop_map(|(connect, datagram)| Settings {
+                enable_connect_protocol: connect,
+                h3_datagram: datagram,
+                max_field_section_size: None,
+            }),
+            nth in 0..1000u64,
+            value in 0..=varint::MAX,
+            is_first: bool,
+        ) {
+            let mut unknown = Vec::new();
+            varint::write(0x1f * nth + 0x21, &mut unknown);
+            varint::write(value, &mut unknown);
+            let known = settings.encode();
+            let payload = if is_first { [unknown, known].concat() } else { [known, unknown].concat() };
+            prop_assert_eq!(Settings::decode(&payload), Ok(settings));
+            let cut = Settings::decode(&payload[..payload.len() - 1]).unwrap_err();
+            prop_assert_eq!(cut.code, Code::FRAME_ERROR);
+        }
+
         #[test]
         fn any_bytes_do_no_harm(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
-            let _ = Settings::decode(&bytes);
+            if let Ok(settings) = Settings::decode(&bytes) {
+                prop_assert_eq!(Settings::decode(&settings.encode()), Ok(settings));
+            }
         }
     }
 

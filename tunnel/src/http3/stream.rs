@@ -37,13 +37,14 @@ pub struct ControlStream {
     from_server: bool,
     settings_seen: bool,
     last_goaway: u64,
+    max_push: u64,
 }
 
 impl ControlStream {
     /// `from_server` says who the peer is.
     #[must_use]
     pub fn new(from_server: bool) -> Self {
-        Self { frames: FrameReader::default(), from_server, settings_seen: false, last_goaway: u64::MAX }
+        Self { frames: FrameReader::default(), from_server, settings_seen: false, last_goaway: u64::MAX, max_push: 0 }
     }
 
     /// Adds what the stream brought.
@@ -69,10 +70,7 @@ impl ControlStream {
                     return Settings::decode(&payload).map(|settings| Some(ControlEvent::Settings(settings)));
                 }
                 kind::GOAWAY => return self.goaway(&payload).map(Some),
-                // Push is never offered here, so the only thing left to check is the layout.
-                kind::MAX_PUSH_ID if !self.from_server => {
-                    single(&payload)?;
-                }
+                kind::MAX_PUSH_ID if !self.from_server => self.max_push_id(&payload)?,
                 kind::CANCEL_PUSH => {
                     single(&payload)?;
                     return Err(ProtocolError::new(Code::ID_ERROR, "CANCEL_PUSH without a push"));
@@ -93,6 +91,16 @@ impl ControlStream {
         }
         self.last_goaway = id;
         Ok(ControlEvent::GoAway(id))
+    }
+
+    /// Nothing is ever pushed here, so the only thing left to do is to check.
+    fn max_push_id(&mut self, payload: &[u8]) -> Result<(), ProtocolError> {
+        let id = single(payload)?;
+        if id < self.max_push {
+            return Err(ProtocolError::new(Code::ID_ERROR, "MAX_PUSH_ID with a smaller id than before"));
+        }
+        self.max_push = id;
+        Ok(())
     }
 
     fn unexpected(&self, kind: u64) -> ProtocolError {
@@ -126,6 +134,7 @@ pub enum RequestEvent {
 #[derive(Debug, Default)]
 pub struct RequestStream {
     frames: FrameReader,
+    from_server: bool,
     phase: Phase,
 }
 
@@ -134,10 +143,17 @@ enum Phase {
     #[default]
     Headers,
     Content,
+    Tunnel,
     Done,
 }
 
 impl RequestStream {
+    /// `from_server` says who the peer is; by default a client.
+    #[must_use]
+    pub fn new(from_server: bool) -> Self {
+        Self { from_server, ..Self::default() }
+    }
+
     /// Adds what the stream brought.
     pub fn push(&mut self, bytes: &[u8]) {
         self.frames.push(bytes);
@@ -148,10 +164,16 @@ impl RequestStream {
         self.phase = Phase::Headers;
     }
 
+    /// To be called when the last [`RequestEvent::Headers`] began a tunnel: only DATA follows (RFC 9114 §4.4).
+    pub fn expect_tunnel(&mut self) {
+        self.phase = Phase::Tunnel;
+    }
+
     /// The next event; `None` when more input is needed.
     ///
     /// # Errors
-    /// A connection error: FRAME_UNEXPECTED when the order is wrong, or the frame's own error.
+    /// A connection error: FRAME_UNEXPECTED when the order is wrong, ID_ERROR for a push that was not allowed, or the
+    /// frame's own error.
     pub fn next_event(&mut self) -> Result<Option<RequestEvent>, ProtocolError> {
         let Some(frame) = self.frames.next_frame()? else {
             return Ok(None);
@@ -161,10 +183,14 @@ impl RequestStream {
                 self.phase = Phase::Content;
                 Ok(Some(RequestEvent::Headers(payload)))
             }
-            (Phase::Content, Frame::Data(piece)) => Ok(Some(RequestEvent::Data(piece))),
+            (Phase::Content | Phase::Tunnel, Frame::Data(piece)) => Ok(Some(RequestEvent::Data(piece))),
             (Phase::Content, Frame::Whole { kind: kind::HEADERS, payload }) => {
                 self.phase = Phase::Done;
                 Ok(Some(RequestEvent::Trailers(payload)))
+            }
+            // RFC 9114 §7.2.5: no push id was ever allowed.
+            (_, Frame::Whole { kind: kind::PUSH_PROMISE, .. }) if self.from_server => {
+                Err(ProtocolError::new(Code::ID_ERROR, "PUSH_PROMISE without permission"))
             }
             (_, frame) => {
                 let kind = match frame {
@@ -238,20 +264,58 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::http3::frame::write;
+    use crate::{http3::frame::write, split::any_cuts};
 
     fn control(from_server: bool, frames: &[(u64, &[u8])]) -> Result<Vec<ControlEvent>, Code> {
+        match read_control(from_server, &[&concat(frames)]) {
+            (events, None) => Ok(events),
+            (_, Some(code)) => Err(code),
+        }
+    }
+
+    fn concat<T: AsRef<[u8]>>(frames: &[(u64, T)]) -> Vec<u8> {
         let mut bytes = Vec::new();
         for (kind, payload) in frames {
-            write(*kind, payload, &mut bytes);
+            write(*kind, payload.as_ref(), &mut bytes);
         }
+        bytes
+    }
+
+    /// What comes until the stream is broken, and how that is.
+    fn read_control(from_server: bool, pieces: &[&[u8]]) -> (Vec<ControlEvent>, Option<Code>) {
         let mut stream = ControlStream::new(from_server);
-        stream.push(&bytes);
         let mut events = Vec::new();
-        while let Some(event) = stream.next_event().map_err(|error| error.code)? {
-            events.push(event);
+        for piece in pieces {
+            stream.push(piece);
+            loop {
+                match stream.next_event() {
+                    Ok(Some(event)) => events.push(event),
+                    Ok(None) => break,
+                    Err(error) => return (events, Some(error.code)),
+                }
+            }
         }
-        Ok(events)
+        (events, None)
+    }
+
+    /// The same for a request stream and its end, pieces of DATA joined.
+    fn read_request(from_server: bool, pieces: &[&[u8]]) -> (Vec<RequestEvent>, Option<Code>) {
+        let mut stream = RequestStream::new(from_server);
+        let mut events = Vec::new();
+        for piece in pieces {
+            stream.push(piece);
+            loop {
+                match (stream.next_event(), events.last_mut()) {
+                    (Ok(Some(RequestEvent::Data(more))), Some(RequestEvent::Data(data))) => {
+                        *data = [&data[..], &more].concat().into();
+                    }
+                    (Ok(Some(event)), _) => events.push(event),
+                    (Ok(None), _) => break,
+                    (Err(error), _) => return (events, Some(error.code)),
+                }
+            }
+        }
+        (events, stream.finish().err().map(|error| error.code))
     }
 
     const SETTINGS: (u64, &[u8]) = (kind::SETTINGS, &[]);
@@ -285,6 +349,8 @@ mod tests {
         }
         assert_eq!(control(true, &[SETTINGS, (kind::GOAWAY, &[4]), (kind::GOAWAY, &[8])]), Err(Code::ID_ERROR));
         assert!(control(false, &[SETTINGS, (kind::MAX_PUSH_ID, &[9]), (kind::GOAWAY, &[3])]).is_ok());
+        let smaller: [(u64, &[u8]); 3] = [SETTINGS, (kind::MAX_PUSH_ID, &[9]), (kind::MAX_PUSH_ID, &[8])];
+        assert_eq!(control(false, &smaller), Err(Code::ID_ERROR));
     }
 
     #[test]
@@ -319,6 +385,23 @@ mod tests {
     }
 
     #[test]
+    fn only_data_follows_where_a_tunnel_began() {
+        let mut stream = RequestStream::default();
+        stream.push(&concat(&[(kind::HEADERS, b"h"), (kind::DATA, b"d"), (0x21, b"x"), (kind::HEADERS, b"t")]));
+        assert_eq!(stream.next_event().unwrap(), Some(RequestEvent::Headers(Bytes::from_static(b"h"))));
+        stream.expect_tunnel();
+        assert_eq!(stream.next_event().unwrap(), Some(RequestEvent::Data(Bytes::from_static(b"d"))));
+        assert_eq!(stream.next_event().unwrap_err().code, Code::FRAME_UNEXPECTED);
+    }
+
+    #[test]
+    fn pushes_are_refused_by_both_sides() {
+        let promise = concat(&[(kind::HEADERS, b"h"), (kind::PUSH_PROMISE, b"p")]);
+        assert_eq!(read_request(true, &[&promise]).1, Some(Code::ID_ERROR));
+        assert_eq!(read_request(false, &[&promise]).1, Some(Code::FRAME_UNEXPECTED));
+    }
+
+    #[test]
     fn qpack_streams_bear_only_what_needs_no_table() {
         check_qpack_encoder(&[0x20, 0x20]).unwrap();
         for byte in [0x21, 0x00, 0x80, 0x40] {
@@ -331,15 +414,90 @@ mod tests {
         assert_eq!(decoder.push(&[0x01]).unwrap_err().code, Code::QPACK_DECODER_STREAM_ERROR);
     }
 
+    /// RFC 9204 Appendix B.2 to B.5: a peer that did not see that there is no dynamic table.
+    #[test]
+    fn examples_of_rfc_9204_appendix_b() {
+        let instructions: [&[u8]; 6] = [
+            &[0x3f, 0xbd, 0x01],               // B.2: Set Dynamic Table Capacity, 220
+            b"\xc0\x0fwww.example.com",        // B.2: Insert With Name Reference, :authority
+            b"\xc1\x0c/sample/path",           // B.2: Insert With Name Reference, :path
+            b"\x4acustom-key\x0ccustom-value", // B.3: Insert With Literal Name
+            &[0x02],                           // B.4: Duplicate
+            b"\x81\x0dcustom-value2",          // B.5: Insert With Name Reference, dynamic
+        ];
+        for bytes in instructions {
+            let error = check_qpack_encoder(bytes).unwrap_err();
+            assert_eq!(error.code, Code::QPACK_ENCODER_STREAM_ERROR, "{bytes:x?}");
+        }
+        let answer = |byte: u8| QpackDecoderStream::default().push(&[byte]).map_err(|error| error.code);
+        assert_eq!(answer(0x84), Err(Code::QPACK_DECODER_STREAM_ERROR), "B.2: Section Acknowledgment");
+        assert_eq!(answer(0x01), Err(Code::QPACK_DECODER_STREAM_ERROR), "B.3: Insert Count Increment");
+        assert_eq!(answer(0x48), Ok(()), "B.4: Stream Cancellation");
+    }
+
+    fn any_control_frame() -> impl Strategy<Value = (u64, Vec<u8>)> {
+        let integer = (0..16u64).prop_map(|id| {
+            let mut payload = Vec::new();
+            varint::write(id, &mut payload);
+            payload
+        });
+        let settings = (any::<bool>(), any::<bool>()).prop_map(|(enable_connect_protocol, h3_datagram)| {
+            Settings { enable_connect_protocol, h3_datagram, max_field_section_size: None }.encode()
+        });
+        prop_oneof![
+            4 => (Just(kind::GOAWAY), integer.clone()),
+            2 => (Just(kind::MAX_PUSH_ID), integer),
+            2 => (Just(0x21), proptest::collection::vec(any::<u8>(), 0..20)),
+            1 => (Just(kind::SETTINGS), settings),
+            1 => (0..0x10u64, proptest::collection::vec(any::<u8>(), 0..20)),
+        ]
+    }
+
     proptest! {
         #[test]
-        fn any_bytes_do_no_harm(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let mut stream = RequestStream::default();
-            stream.push(&bytes);
-            while let Ok(Some(_)) = stream.next_event() {}
-            let mut stream = ControlStream::new(true);
-            stream.push(&bytes);
-            while let Ok(Some(_)) = stream.next_event() {}
+        fn any_split_of_a_control_stream_gives_the_same(
+            from_server: bool,
+            frames in proptest::collection::vec(any_control_frame(), 0..6),
+            cuts in any_cuts(),
+        ) {
+            let bytes = [concat(&[SETTINGS]), concat(&frames)].concat();
+            prop_assert_eq!(read_control(from_server, &cuts.pieces(&bytes)), read_control(from_server, &[&bytes]));
+        }
+
+        #[test]
+        fn any_split_of_a_request_stream_gives_the_same(
+            from_server: bool,
+            frames in proptest::collection::vec(
+                (prop_oneof![4 => 0..2u64, 1 => 0..0x22u64], proptest::collection::vec(any::<u8>(), 0..30)),
+                0..6,
+            ),
+            end in proptest::collection::vec(any::<u8>(), 0..3),
+            cuts in any_cuts(),
+        ) {
+            let bytes = [concat(&[(kind::HEADERS, b"h")]), concat(&frames), end].concat();
+            prop_assert_eq!(read_request(from_server, &cuts.pieces(&bytes)), read_request(from_server, &[&bytes]));
+        }
+
+        #[test]
+        fn any_split_of_qpack_streams_gives_the_same(
+            bytes in proptest::collection::vec(prop::sample::select(vec![0x20, 0x44, 0x7f, 0xff, 0x80, 0x01]), 0..12),
+            cuts in any_cuts(),
+        ) {
+            let whole = QpackDecoderStream::default().push(&bytes);
+            let mut decoder = QpackDecoderStream::default();
+            let split = cuts.pieces(&bytes).iter().try_for_each(|piece| decoder.push(piece));
+            prop_assert_eq!(split, whole);
+            let split = cuts.pieces(&bytes).iter().try_for_each(|piece| check_qpack_encoder(piece));
+            prop_assert_eq!(split, check_qpack_encoder(&bytes));
+        }
+
+        #[test]
+        fn any_bytes_do_no_harm(bytes in proptest::collection::vec(any::<u8>(), 0..300), cuts in any_cuts()) {
+            for from_server in [false, true] {
+                let pieces = cuts.pieces(&bytes);
+                prop_assert_eq!(read_control(from_server, &pieces), read_control(from_server, &[&bytes]));
+                prop_assert_eq!(read_request(from_server, &pieces), read_request(from_server, &[&bytes]));
+            }
         }
     }
 }

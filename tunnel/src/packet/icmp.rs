@@ -16,10 +16,13 @@ const MESSAGE: usize = 8;
 /// The largest ICMP error in bytes over IPv4 (RFC 1812 §4.3.2.3).
 const V4_LIMIT: usize = 576;
 
+/// The smallest MTU in bytes of an IPv4 link (RFC 791 §3.2), so the smallest that is told (RFC 1191 §3).
+const V4_MIN_MTU: usize = 68;
+
 /// What happened to the packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
-    /// It is larger than the next link carries. IPv6 senders are never told less than 1280.
+    /// It is larger than the next link carries. IPv4 senders are told 68 to 65535, IPv6 senders never less than 1280.
     TooLarge {
         /// The largest packet in bytes.
         mtu: usize,
@@ -38,7 +41,7 @@ impl Cause {
     /// Type, code and second word.
     fn v4(self) -> (u8, u8, u32) {
         match self {
-            Self::TooLarge { mtu } => (3, 4, mtu.min(0xffff) as u32),
+            Self::TooLarge { mtu } => (3, 4, mtu.clamp(V4_MIN_MTU, 0xffff) as u32),
             Self::NoRoute => (3, 0, 0),
             Self::Prohibited | Self::ForeignSource => (3, 13, 0),
             Self::HopLimit => (11, 0, 0),
@@ -48,7 +51,7 @@ impl Cause {
     /// Type, code and second word.
     fn v6(self) -> (u8, u8, u32) {
         match self {
-            Self::TooLarge { mtu } => (2, 0, mtu.max(IPV6_MIN_MTU) as u32),
+            Self::TooLarge { mtu } => (2, 0, mtu.clamp(IPV6_MIN_MTU, 0xffff_ffff) as u32),
             Self::NoRoute => (1, 0, 0),
             Self::Prohibited => (1, 1, 0),
             Self::ForeignSource => (1, 5, 0),
@@ -166,8 +169,10 @@ fn push_message((kind, code, word): (u8, u8, u32), quoted: &[u8], pseudo: u32, o
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
     use super::*;
-    use crate::packet::tests;
+    use crate::packet::{AUTHENTICATION, tests};
 
     fn of(packet: &[u8], cause: Cause) -> Option<Vec<u8>> {
         error(packet, cause, Header::parse(packet)?.destination)
@@ -202,6 +207,28 @@ mod tests {
         assert_eq!(answer[44..48], 1280u32.to_be_bytes());
     }
 
+    /// RFC 1191 §4: the next link's MTU is in the lower half of the second word, the upper half is 0. RFC 8201 §4 and
+    /// RFC 4443 §3.2: the whole word, and never less than 1280.
+    #[test]
+    fn sizes_that_are_told_are_ones_that_can_be() {
+        for (mtu, four, six) in [
+            (0, 68, 1280),
+            (68, 68, 1280),
+            (1279, 1279, 1280),
+            (1281, 1281, 1281),
+            (65535, 65535, 65535),
+            (65536, 65535, 65536),
+            (usize::MAX, 65535, u32::MAX),
+        ] {
+            let told = |packet: &[u8], at: usize| {
+                let answer = of(packet, Cause::TooLarge { mtu }).unwrap();
+                u32::from_be_bytes(answer[at..at + 4].try_into().unwrap())
+            };
+            assert_eq!(told(&tests::v4(b"x"), 24), four);
+            assert_eq!(told(&tests::v6(b"x"), 44), six);
+        }
+    }
+
     #[test]
     fn causes_have_their_codes() {
         for (cause, four, six) in [
@@ -228,9 +255,17 @@ mod tests {
         let mut multicast = tests::v6(b"x");
         multicast[24] = 0xff;
         assert_eq!(of(&multicast, Cause::NoRoute), None);
-        let mut nobody = tests::v4(b"x");
-        nobody[12..16].fill(0);
-        assert_eq!(of(&nobody, Cause::NoRoute), None);
+        // RFC 1122 §3.2.2: sources that are not one host
+        for source in [[0, 0, 0, 0], [127, 0, 0, 1], [224, 0, 0, 1], [240, 0, 0, 1], [255, 255, 255, 255]] {
+            let mut nobody = tests::v4(b"x");
+            nobody[12..16].copy_from_slice(&source);
+            assert_eq!(of(&nobody, Cause::NoRoute), None, "{source:?}");
+        }
+        let mut authenticated = of(&tests::v6(b"x"), Cause::NoRoute).unwrap();
+        authenticated[6] = AUTHENTICATION;
+        authenticated.splice(40..40, [&[ICMPV6, 4, 0, 0][..], &[0; 20]].concat());
+        authenticated[5] += 24;
+        assert_eq!(of(&authenticated, Cause::NoRoute), None, "an error behind an authentication header");
         assert_eq!(error(&tests::v4(b"x"), Cause::NoRoute, Ipv6Addr::LOCALHOST.into()), None);
     }
 
@@ -252,5 +287,41 @@ mod tests {
         assert_eq!(taken(&mut limit, begin + Duration::from_millis(250)), 2);
         assert_eq!(taken(&mut limit, begin + Duration::from_millis(300)), 1);
         assert_eq!(taken(&mut limit, begin + Duration::from_secs(60)), 10);
+    }
+
+    proptest! {
+        /// Every answer is a whole packet to the sender, right in its sums, no larger than it may be, and gets no answer
+        /// itself.
+        #[test]
+        fn answers_are_right(
+            v6: bool,
+            payload in proptest::collection::vec(any::<u8>(), 0..1500),
+            change in (0..60usize, any::<u8>()),
+            mtu in 0..2000usize,
+        ) {
+            let mut packet = if v6 { tests::v6(&payload) } else { tests::v4(&payload) };
+            let at = change.0 % packet.len();
+            packet[at] ^= change.1;
+            for cause in [Cause::TooLarge { mtu }, Cause::NoRoute, Cause::Prohibited, Cause::ForeignSource, Cause::HopLimit] {
+                let Some(answer) = of(&packet, cause) else { continue };
+                let (asked, header) = (Header::parse(&packet).unwrap(), Header::parse(&answer).unwrap());
+                prop_assert_eq!((header.source, header.destination), (asked.destination, asked.source));
+                let (begin, limit, sum) = match (header.source, header.destination) {
+                    (IpAddr::V6(from), IpAddr::V6(to)) => {
+                        (40, IPV6_MIN_MTU, pseudo_header(from, to, answer.len() - 40, ICMPV6))
+                    }
+                    _ => {
+                        prop_assert_eq!(checksum(&answer[..20], 0), 0);
+                        (20, V4_LIMIT, 0)
+                    }
+                };
+                prop_assert_eq!(checksum(&answer[begin..], sum), 0);
+                prop_assert!(answer.len() <= limit);
+                let quoted = &answer[begin + MESSAGE..];
+                prop_assert!(packet.starts_with(quoted));
+                prop_assert!(quoted.len() == packet.len() || answer.len() == limit);
+                prop_assert_eq!(of(&answer, cause), None);
+            }
+        }
     }
 }

@@ -1,8 +1,9 @@
 //! IP packets: what a tunnel's end must read and change in them.
 
+pub mod ecn;
 pub mod icmp;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
 
@@ -17,6 +18,7 @@ const UDP: u8 = 17;
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
 const DESTINATION_OPTIONS: u8 = 60;
 
 /// Where a packet comes from and goes to.
@@ -231,6 +233,11 @@ pub(crate) fn upper_layer(packet: &[u8]) -> Option<(u8, usize)> {
                 protocol = *packet.get(offset)?;
                 offset += 8 + usize::from(*packet.get(offset + 1)?) * 8;
             }
+            // RFC 4302 §2.2 counts in other units than IPv6 does.
+            AUTHENTICATION => {
+                protocol = *packet.get(offset)?;
+                offset += (2 + usize::from(*packet.get(offset + 1)?)) * 4;
+            }
             FRAGMENT => {
                 let fragment = packet.get(offset..offset + 8)?;
                 if u16::from_be_bytes([fragment[2], fragment[3]]) & 0xfff8 != 0 {
@@ -244,10 +251,11 @@ pub(crate) fn upper_layer(packet: &[u8]) -> Option<(u8, usize)> {
     }
 }
 
-/// Whether one machine is meant, which may be told of errors.
+/// Whether one machine is meant, which may be told of errors (RFC 1122 §3.2.2, RFC 4443 §2.4).
 fn is_unicast(address: IpAddr) -> bool {
     match address {
-        IpAddr::V4(address) => !(address.is_unspecified() || address.is_multicast() || address == Ipv4Addr::BROADCAST),
+        // From 224.0.0.0 on there are groups, class E and the broadcast address.
+        IpAddr::V4(address) => !(address.is_unspecified() || address.is_loopback() || address.octets()[0] >= 224),
         IpAddr::V6(address) => !(address.is_unspecified() || address.is_multicast()),
     }
 }
@@ -255,6 +263,8 @@ fn is_unicast(address: IpAddr) -> bool {
 #[cfg(test)]
 pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::net::Ipv4Addr;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -356,6 +366,27 @@ pub(crate) mod tests {
         let mut fragment = v4(b"");
         fragment[7] = 1;
         assert_eq!(upper_layer(&fragment), None);
+        let mut authenticated = v6(b"");
+        authenticated[6] = AUTHENTICATION;
+        authenticated.splice(40..40, [&[17, 4, 0, 0][..], &[0; 20]].concat());
+        assert_eq!(upper_layer(&authenticated), Some((17, 64)));
+    }
+
+    /// RFC 1071 §3, and what §2 says of any sum: bytes may be swapped and words be in any order.
+    #[test]
+    fn checksum_of_rfc_1071() {
+        let bytes = [0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7];
+        assert_eq!(checksum(&bytes, 0), !0xddf2);
+        assert_eq!(checksum(&[0x01, 0x00, 0x03, 0xf2, 0xf5, 0xf4, 0xf7, 0xf6], 0), !0xf2dd);
+        assert_eq!(checksum(&[0xf6, 0xf7, 0x00, 0x01, 0xf4, 0xf5, 0xf2, 0x03], 0), !0xddf2);
+        assert_eq!(checksum(&bytes[..7], 0), !0xdcfb, "an odd byte is filled up with 0");
+        assert_eq!(checksum(&[0xff; 65535], 0), !0xff00, "no sum runs over");
+    }
+
+    /// RFC 1624 §4, whose equation 2 gives 0xffff.
+    #[test]
+    fn updated_checksum_of_rfc_1624() {
+        assert_eq!(update_checksum(0xdd2f, 0x5555, 0x3285), 0x0000);
     }
 
     proptest! {
@@ -365,6 +396,25 @@ pub(crate) mod tests {
             let _ = upper_layer(&bytes);
             let _ = icmp::error(&bytes, icmp::Cause::NoRoute, Ipv4Addr::LOCALHOST.into());
             let _ = decrement_hop_limit(&mut bytes);
+        }
+
+        #[test]
+        fn sets_hold_what_their_prefixes_hold(
+            prefixes in proptest::collection::vec((any::<u8>(), 0..=32u8, any::<bool>()), 0..4),
+            low: u8,
+        ) {
+            let address = |low: u8, v6: bool| -> IpAddr {
+                if v6 { Ipv6Addr::from_bits(low.into()).into() } else { Ipv4Addr::from_bits(low.into()).into() }
+            };
+            let prefixes: Vec<IpNet> = prefixes
+                .iter()
+                .map(|(low, length, v6)| IpNet::new(address(*low, *v6), length + if *v6 { 96 } else { 0 }).unwrap())
+                .collect();
+            let set: AddressSet = prefixes.iter().copied().collect();
+            for v6 in [false, true] {
+                let address = address(low, v6);
+                prop_assert_eq!(set.contains(address), prefixes.iter().any(|prefix| prefix.contains(&address)));
+            }
         }
 
         #[test]

@@ -116,8 +116,11 @@ mod tests {
             ("custom-key", "25a8 49e9 5ba9 7d7f"),
             ("custom-value", "25a8 49e9 5bb8 e8b4 bf"),
             ("302", "6402"),
+            ("307", "640e ff"),
+            ("gzip", "9bd9 ab"),
             ("private", "aec3 771a 4b"),
             ("Mon, 21 Oct 2013 20:13:21 GMT", "d07a be94 1054 d444 a820 0595 040b 8166 e082 a62d 1bff"),
+            ("Mon, 21 Oct 2013 20:13:22 GMT", "d07a be94 1054 d444 a820 0595 040b 8166 e084 a62d 1bff"),
             ("https://www.example.com", "9d29 ad17 1863 c78f 0b97 c8e9 ae82 ae43 d3"),
             (
                 "foo=ASDJKHQKBZXOQWEOPIUAXQWEOIU; max-age=3600; version=1",
@@ -133,12 +136,53 @@ mod tests {
         }
     }
 
+    /// The table, against what RFC 7541 §5.2 and Appendix B say of it: prefix-free, nothing left over, and the end of the
+    /// string is thirty ones.
     #[test]
-    fn bad_padding_is_refused() {
-        assert_eq!(decode(&[0b0001_1111, 0xff]), None, "eight ones and more");
-        assert_eq!(decode(&[0b0001_1000]), None, "zeros");
-        assert_eq!(decode(&[0xff, 0xff, 0xff, 0xff]), None, "end of the string");
-        assert_eq!(decode(&[0b0001_1111]).unwrap(), b"a");
+    fn the_code_is_complete() {
+        let space: u64 = CODES.iter().map(|(_, length)| 1 << (LONGEST - usize::from(*length))).sum();
+        assert_eq!(space, 1 << LONGEST);
+        for (nth, (code, length)) in CODES.iter().enumerate() {
+            assert!(*code < 1 << length);
+            for (other, (longer, its_length)) in CODES.iter().enumerate() {
+                let is_prefix = its_length >= length && longer >> (its_length - length) == *code;
+                assert_eq!(is_prefix, nth == other, "{nth} {other}");
+            }
+        }
+        assert_eq!(CODES[usize::from(END_OF_STRING)], ((1 << 30) - 1, 30));
+    }
+
+    /// The bits of an octet's code, filled up to `bytes` bytes with `filling`.
+    fn padded(octet: u8, bytes: usize, filling: bool) -> Vec<u8> {
+        let (code, length) = CODES[usize::from(octet)];
+        let code = (0..length).rev().map(|bit| code >> bit & 1 == 1);
+        let bits: Vec<bool> = code.chain(std::iter::repeat(filling)).take(bytes * 8).collect();
+        bits.chunks(8).map(|byte| byte.iter().fold(0, |byte, bit| byte << 1 | u8::from(*bit))).collect()
+    }
+
+    #[test]
+    fn padding_is_up_to_seven_ones() {
+        for octet in 0..=u8::MAX {
+            let bytes = usize::from(CODES[usize::from(octet)].1).div_ceil(8);
+            let is_filled = !CODES[usize::from(octet)].1.is_multiple_of(8);
+            assert_eq!(decode(&padded(octet, bytes, true)), Some(vec![octet]));
+            assert_eq!(decode(&padded(octet, bytes + 1, true)), None, "{octet} and eight ones or more");
+            if is_filled {
+                // Five zeros and more are a character of their own.
+                assert_ne!(decode(&padded(octet, bytes, false)), Some(vec![octet]), "{octet} and zeros");
+            }
+        }
+        assert_eq!(decode(&[]), Some(vec![]));
+        assert_eq!(decode(&[0xff]), None, "eight ones");
+        assert_eq!(decode(&[0b0001_1110]), None, "a one missing");
+    }
+
+    #[test]
+    fn the_end_of_the_string_is_refused_anywhere() {
+        assert_eq!(decode(&[0xff, 0xff, 0xff, 0xff]), None, "alone");
+        // a is 00011: in front of it, and behind it with the bits of another a.
+        assert_eq!(decode(&[0b0001_1111, 0xff, 0xff, 0xff, 0b1110_0011]), None);
+        assert_eq!(decode(&[0xff, 0xff, 0xff, 0b1111_1100, 0b0001_1111]), None);
     }
 
     proptest! {
@@ -148,6 +192,16 @@ mod tests {
             encode(&text, &mut out);
             prop_assert_eq!(out.len(), size(&text));
             prop_assert_eq!(decode(&out), Some(text));
+        }
+
+        /// There is one code for a text: what is decoded was encoded just so.
+        #[test]
+        fn only_what_encodes_alike_is_decoded(code in proptest::collection::vec(any::<u8>(), 0..20)) {
+            if let Some(text) = decode(&code) {
+                let mut out = Vec::new();
+                encode(&text, &mut out);
+                prop_assert_eq!(out, code);
+            }
         }
     }
 }

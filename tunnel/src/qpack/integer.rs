@@ -65,6 +65,19 @@ mod tests {
         assert_eq!(take(&mut &long[..], 5), None);
     }
 
+    #[test]
+    fn integers_have_62_bits() {
+        let mut largest = Vec::new();
+        write(0, 8, crate::varint::MAX, &mut largest);
+        assert_eq!(take(&mut &largest[..], 8), Some((0xff, crate::varint::MAX)));
+        let mut larger = Vec::new();
+        write(0, 8, crate::varint::MAX + 1, &mut larger);
+        assert_eq!(take(&mut &larger[..], 8), None);
+        // All bits of the nine groups set: no sum runs over.
+        let most = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f];
+        assert_eq!(take(&mut &most[..], 8), None);
+    }
+
     proptest! {
         #[test]
         fn round_trip(value in 0..=crate::varint::MAX, prefix in 3u8..=8) {

@@ -163,6 +163,43 @@ mod tests {
         assert_eq!(decode(section).unwrap(), [Field::new(":path", "/index.html")]);
     }
 
+    /// RFC 9204 Appendix B.2 to B.5: sections of a peer that did not see that there is no dynamic table. B.3 and B.5 send
+    /// none.
+    #[test]
+    fn examples_of_rfc_9204_appendix_b_with_a_dynamic_table() {
+        let sections: [&[u8]; 2] = [
+            &[0x03, 0x81, 0x10, 0x11],       // B.2: insert count 2, base 0, two post-base references
+            &[0x05, 0x00, 0x80, 0xc1, 0x81], // B.4: insert count 4, dynamic 0, static 1, dynamic 1
+        ];
+        for section in sections {
+            assert_eq!(decode(section).unwrap_err().code, Code::QPACK_DECOMPRESSION_FAILED, "{section:x?}");
+            // The references themselves, with a prefix that promises none.
+            let plain = [&[0, 0], &section[2..]].concat();
+            assert_eq!(decode(&plain).unwrap_err().code, Code::QPACK_DECOMPRESSION_FAILED, "{plain:x?}");
+        }
+        assert_eq!(decode(&[0, 0, 0xc1]).unwrap(), [Field::new(":path", "/")]);
+    }
+
+    /// RFC 9204 §4.5.4 and §4.5.6: the bit that forbids intermediaries to index a field changes nothing here.
+    #[test]
+    fn never_indexed_fields_are_read_alike() {
+        let path = [Field::new(":path", "/index.html")];
+        assert_eq!(decode(b"\x00\x00\x71\x0b/index.html").unwrap(), path);
+        assert_eq!(decode(b"\x00\x00\x35:path\x0b/index.html").unwrap(), path);
+        // A base without insertions may be anything but negative (§4.5.1.2).
+        assert_eq!(decode(b"\x00\x07\x51\x0b/index.html").unwrap(), path);
+    }
+
+    #[test]
+    fn every_entry_of_the_static_table_is_found() {
+        for (name, value) in STATIC_TABLE {
+            let field = [Field::new(name, value)];
+            let section = encode(&field);
+            assert!(section.len() <= 4, "{name}: {value} is not indexed");
+            assert_eq!(decode(&section).unwrap(), field);
+        }
+    }
+
     #[test]
     fn a_connect_ip_request_uses_the_static_table() {
         let fields = [
@@ -217,9 +254,24 @@ mod tests {
             prop_assert_eq!(decode(&encode(&fields)).unwrap(), fields);
         }
 
+        /// A section that ends early is an error, or has the fields up to there.
+        #[test]
+        fn what_is_cut_is_seen(fields in proptest::collection::vec(any_field(), 0..6)) {
+            let section = encode(&fields);
+            for cut in 0..section.len() {
+                match decode(&section[..cut]) {
+                    Ok(some) => prop_assert!(some.len() < fields.len() && fields.starts_with(&some)),
+                    Err(error) => prop_assert_eq!(error.code, Code::QPACK_DECOMPRESSION_FAILED),
+                }
+            }
+        }
+
         #[test]
         fn any_bytes_do_no_harm(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let _ = decode(&bytes);
+            let _ = decode(&[&[0, 0], &bytes[..]].concat());
+            if let Ok(fields) = decode(&bytes) {
+                prop_assert_eq!(decode(&encode(&fields)), Ok(fields));
+            }
         }
     }
 }
