@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `key-<hash>.pem` | a key of the TPM; the hash is that of its public key, so no key is ever written over |
 //! | `enrolment.json` | certificate chain and configuration, with the hash of the key that they belong to |
+//! | `networks.json` | what was learned of the networks that the machine has been in |
 //! | `clock` | see [`crate::clock`] |
 //!
 //! An enrolment is one file that is replaced in one step, after its key was written: a power cut at any moment leaves the old
@@ -19,6 +20,8 @@ use m2m_protocol::device_config::DeviceConfig;
 use m2m_protocol::durable;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+
+use crate::roaming::Memory;
 
 /// The state directory.
 #[derive(Debug, Clone)]
@@ -140,6 +143,24 @@ impl Store {
         durable::write(&path, &text, 0o600).map_err(failed(&path))
     }
 
+    /// What was learned of networks. What cannot be read is learned again.
+    #[must_use]
+    pub fn networks(&self) -> Memory {
+        let text = fs::read(self.networks_file()).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or_default()
+    }
+
+    /// Replaces what was learned of networks.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn put_networks(&self, memory: &Memory) -> Result<(), StoreError> {
+        let path = self.networks_file();
+        let text = serde_json::to_vec_pretty(memory)
+            .map_err(|error| StoreError::Damaged { path: path.clone(), reason: error.to_string() })?;
+        durable::write(&path, &text, 0o600).map_err(failed(&path))
+    }
+
     /// The PEM of a key; `None` when it is not there.
     ///
     /// # Errors
@@ -182,6 +203,10 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    fn networks_file(&self) -> PathBuf {
+        self.directory.join("networks.json")
     }
 
     fn enrolment_file(&self) -> PathBuf {

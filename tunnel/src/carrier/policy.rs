@@ -44,6 +44,14 @@ pub struct Counters {
     pub interface: AtomicU64,
 }
 
+impl Counters {
+    /// Packets that passed, both ways together.
+    #[must_use]
+    pub fn packets(&self) -> u64 {
+        self.tx_packets.load(Ordering::Relaxed) + self.rx_packets.load(Ordering::Relaxed)
+    }
+}
+
 pub(super) fn add(counter: &AtomicU64, count: usize) {
     counter.fetch_add(count as u64, Ordering::Relaxed);
 }

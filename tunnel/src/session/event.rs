@@ -46,8 +46,12 @@ pub enum Event {
     PacketSize(usize),
     /// What was sent has had no answer for this long.
     Silent(Duration),
-    /// After silence the peer answers again.
+    /// The peer answers, after silence or after [`Session::ping`](super::Session::ping).
     Answers,
+    /// A keepalive after this silence was answered over the path as it was.
+    BindingKept(Duration),
+    /// A keepalive after this silence was answered over a path that is new to the peer: a NAT on the way had forgotten the old one.
+    BindingLost(Duration),
     /// The peer is about to leave: set up another session elsewhere while this one still works.
     GoAway,
     /// The tunnel is gone.

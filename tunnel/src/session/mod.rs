@@ -38,7 +38,7 @@ use crate::{
     request,
     routes::{IpRange, normalize},
 };
-use liveness::{Due, Liveness};
+use liveness::{Due, Frames, Liveness, News};
 use streams::{Happening, Streams, code_of};
 
 /// What a packet must be preceded by to be given to [`Session::send`]: room for the stream and the context of HTTP datagrams.
@@ -272,13 +272,14 @@ impl Session {
         self.end(CloseReason::Local, code, reason, now);
     }
 
-    /// The interval after which a ping is sent when nothing else is; `None` for no pings.
+    /// The silence, in both directions, after which a ping is sent; `None` for no pings.
     pub fn set_keepalive(&mut self, interval: Option<Duration>) {
         self.liveness.set_keepalive(interval);
     }
 
-    /// Sends a ping now: its answer, or [`Event::Silent`], tells whether the peer is there.
+    /// Sends a ping now: [`Event::Answers`] or [`Event::Silent`] tells whether the peer is there.
     pub fn ping(&mut self) {
+        self.liveness.ask();
         self.quic.ping();
     }
 
@@ -626,11 +627,17 @@ impl Session {
 
     fn observe(&mut self, now: Instant) {
         let stats = self.quic.stats();
-        let sent = stats.frame_tx.datagram + stats.frame_tx.ping + stats.frame_tx.stream;
-        let received = stats.frame_rx.acks + stats.frame_rx.datagram + stats.frame_rx.ping + stats.frame_rx.stream;
-        if self.liveness.observe(sent, received, now) {
-            self.events.push_back(Event::Answers);
-        }
+        let (sent, received) = (stats.frame_tx, stats.frame_rx);
+        let frames = Frames {
+            sent: sent.datagram + sent.ping + sent.stream,
+            received: received.acks + received.datagram + received.ping + received.stream,
+            challenges: received.path_challenge,
+        };
+        self.events.extend(self.liveness.observe(frames, now).map(|news| match news {
+            News::Answers => Event::Answers,
+            News::Kept(silence) => Event::BindingKept(silence),
+            News::Rebound(silence) => Event::BindingLost(silence),
+        }));
         self.measure();
     }
 

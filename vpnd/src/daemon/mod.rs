@@ -137,7 +137,7 @@ impl Daemon {
         }
         self.last = name;
         self.tasks.obey(commands);
-        if !matches!(name, StateName::Connecting | StateName::Connected) {
+        if !matches!(name, StateName::Connecting | StateName::Connected | StateName::Standby) {
             self.tasks.take_down_interface();
         }
     }

@@ -66,12 +66,9 @@ impl Tasks {
                         result = admission::enrol(&device) => send(&events, Event::Enrolment { attempt, result }).await,
                     }
                 }),
-                Command::Connect { attempt, gateway } => {
+                Command::Connect { attempt } => {
                     self.interface = true;
-                    self.begin(
-                        attempt,
-                        |stop| async move { tunnel::run(&device, attempt, &gateway, &events, stop).await },
-                    );
+                    self.begin(attempt, |stop| async move { tunnel::run(&device, attempt, &events, stop).await });
                 }
             }
         }

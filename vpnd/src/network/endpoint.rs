@@ -22,7 +22,7 @@ pub struct Opened {
 }
 
 /// Opens a tunnel to the first of `addresses` that gives one, over a socket of its own. `server_name` is what the gateway's
-/// certificate has to say: a name, or an address without brackets.
+/// certificate has to say: a name, or an address without brackets. `uplink` is the network interface to use.
 ///
 /// # Errors
 /// [`ConnectError`].
@@ -31,11 +31,12 @@ pub async fn connect(
     server_name: &str,
     request: ConnectRequest,
     config: ClientConfig,
+    uplink: Option<&str>,
 ) -> Result<Opened, ConnectError> {
     let (remote, (hub, handle)) = race(server_name, addresses, |address| {
         let (config, request) = (config.clone(), request.clone());
         async move {
-            let socket = UdpSocket::new(socket::quic()?)?;
+            let socket = UdpSocket::new(socket::quic(uplink)?)?;
             let mut hub = Hub::new(socket, EndpointConfig::default(), None);
             let handle = hub.connect(config, address, server_name, request, Instant::now())?;
             establish(&mut hub, handle).await.map_err(AttemptError::Tunnel)?;

@@ -187,7 +187,8 @@ impl Network {
     }
 
     /// Opens a tunnel to a gateway: resolves its name, opens the firewall, tries its addresses (RFC 8305). Takes at most some 25 seconds.
-    /// The firewall stays open for gateways that are in use already.
+    /// The firewall stays open for gateways that are in use already. `uplink` is the network interface to use; without one the kernel's
+    /// routes decide.
     ///
     /// # Errors
     /// [`NetworkError`].
@@ -195,6 +196,7 @@ impl Network {
         &self,
         origin: &HttpsOrigin,
         config: ClientConfig,
+        uplink: Option<&str>,
     ) -> Result<GatewayConnection, NetworkError> {
         self.gate.lets_gateways_out_on(origin.port())?;
         let addresses = self.resolve(origin).await?;
@@ -202,7 +204,7 @@ impl Network {
         let mut opening = self.gate.open_for_gateway(candidates).await?;
         let request = ConnectRequest::new(origin.authority());
         let endpoint::Opened { hub, handle, remote } =
-            endpoint::connect(&addresses, &origin.server_name(), request, config).await?;
+            endpoint::connect(&addresses, &origin.server_name(), request, config, uplink).await?;
         opening.narrow(remote.ip());
         Ok(GatewayConnection { hub, handle, remote, opening })
     }

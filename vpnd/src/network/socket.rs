@@ -40,12 +40,12 @@ pub fn udp(local: SocketAddr) -> io::Result<std::net::UdpSocket> {
     Ok(socket.into())
 }
 
-/// A UDP socket for QUIC, bound to any address and port, with buffers for a fast tunnel. It reaches IPv6 and IPv4; where the machine
+/// A UDP socket for QUIC, bound to any address and port and, if one is given, to a network interface, with buffers for a fast tunnel. It reaches IPv6 and IPv4; where the machine
 /// has no IPv6 at all, IPv4 only.
 ///
 /// # Errors
 /// Whatever the kernel says; `PermissionDenied` without CAP_NET_ADMIN.
-pub fn quic() -> io::Result<std::net::UdpSocket> {
+pub fn quic(uplink: Option<&str>) -> io::Result<std::net::UdpSocket> {
     let socket = match dual_stack() {
         // No IPv6 in the kernel, or switched off for every interface.
         Err(error) if matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)) => {
@@ -55,6 +55,9 @@ pub fn quic() -> io::Result<std::net::UdpSocket> {
         }
         other => other?,
     };
+    if let Some(uplink) = uplink {
+        socket.bind_device(Some(uplink.as_bytes()))?;
+    }
     nix::sys::socket::setsockopt(&socket.as_fd(), RcvBufForce, &RECEIVE_BUFFER)?;
     nix::sys::socket::setsockopt(&socket.as_fd(), SndBufForce, &SEND_BUFFER)?;
     Ok(socket.into())

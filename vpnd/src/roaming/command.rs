@@ -157,6 +157,15 @@ impl fmt::Display for CloseReason {
     }
 }
 
+impl fmt::Display for Stall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoUplink => "the uplink is gone",
+            Self::NoAnswer => "the gateway does not answer",
+        })
+    }
+}
+
 impl fmt::Display for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

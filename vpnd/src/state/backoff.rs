@@ -52,13 +52,6 @@ impl Default for Pace {
     }
 }
 
-impl Pace {
-    pub(super) fn reset(&mut self) {
-        self.quick.reset();
-        self.slow.reset();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use rand::{SeedableRng, rngs::StdRng};

@@ -1,85 +1,92 @@
-//! The device tries its gateways, one after the other, round after round.
+//! The device is on the way to a tunnel.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use m2m_protocol::names::HttpsOrigin;
 
 use super::enrolling::Enrolling;
 use super::{
-    Command, ConnectFailure, Connected, Context, Disconnected, Error, Event, HUNG, Membership, Pace, Phase, Recovery,
-    State, Step,
+    Attempt, Command, ConnectFailure, Connected, Context, Disconnected, Error, Event, Membership, Pace, Recovery,
+    Standby, State, Step,
 };
 
-/// An attempt at one gateway runs, or the next round waits.
+/// An attempt runs, or the next one waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Connecting {
     membership: Membership,
-    /// The next gateway of this round, or the one that is being tried.
-    next: usize,
-    /// What this round has shown so far.
-    verdict: Option<Verdict>,
+    /// The gateway that the last news was about.
+    gateway: Option<usize>,
     cause: Option<String>,
     phase: Phase,
     pace: Pace,
 }
 
-/// The gravest failure of a round decides how it goes on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Verdict {
-    Unreachable,
-    Untrusted(String),
-    Refused(String),
+/// The attempt has no deadline: it tries again by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Running(Attempt),
+    Waiting { until: Instant },
 }
 
 impl Connecting {
-    /// Why the last attempt failed.
+    /// Why there is no tunnel yet.
     #[must_use]
     pub fn cause(&self) -> Option<&str> {
         self.cause.as_deref()
     }
 
-    /// The gateway that is being tried.
+    /// The gateway that the cause is about; without one, the preferred gateway.
     #[must_use]
     pub fn gateway(&self) -> Option<&HttpsOrigin> {
         match self.phase {
-            Phase::Running { .. } => self.membership.gateways.get(self.next),
+            Phase::Running(_) => self.membership.gateways.get(self.gateway.unwrap_or(0)),
             Phase::Waiting { .. } => None,
         }
     }
 
     pub(super) fn begin(membership: Membership, pace: Pace, context: &mut Context, now: Instant) -> Step {
-        Self::idle(membership, 0, None, now, pace).attempt(context, now)
+        let waiting =
+            Self { membership, gateway: None, cause: None, phase: Phase::Waiting { until: now }, pace };
+        waiting.attempt(context, now)
     }
 
-    /// After a tunnel that ended: a round that starts after `wait`, at gateway number `next`.
-    pub(super) fn resume(
+    /// An attempt whose tunnel is gone, and that goes on.
+    pub(super) fn go_on(
         membership: Membership,
-        next: usize,
-        cause: String,
-        wait: Duration,
+        attempt: Attempt,
+        cause: Option<String>,
         pace: Pace,
-        now: Instant,
-    ) -> Step {
-        (State::Connecting(Self::idle(membership, next, Some(cause), now + wait, pace)), Vec::new())
+    ) -> (Self, Vec<Command>) {
+        (Self { membership, gateway: None, cause, phase: Phase::Running(attempt), pace }, Vec::new())
     }
 
-    pub(super) fn deadline(&self) -> Instant {
-        self.phase.deadline()
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Running(_) => None,
+            Phase::Waiting { until } => Some(until),
+        }
     }
 
-    pub(super) fn handle(self, event: Event, context: &mut Context, now: Instant) -> Step {
+    pub(super) fn handle(mut self, event: Event, context: &mut Context, now: Instant) -> Step {
         match event {
-            Event::TunnelUp { attempt } if self.phase.is(attempt) => {
-                Connected::enter(self.membership, self.next, attempt, self.pace, now)
+            Event::TunnelUp { attempt, gateway } if self.is(attempt) => {
+                Connected::enter(self.membership, gateway, attempt)
             }
-            Event::TunnelFailed { attempt, failure } if self.phase.is(attempt) => self.failed(failure, context, now),
-            // The daemon may see the end of a tunnel before it told of its beginning.
-            Event::TunnelDown { attempt, reason } if self.phase.is(attempt) => {
-                self.failed(ConnectFailure::Unreachable(reason), context, now)
+            Event::TunnelTrouble { attempt, gateway, cause } if self.is(attempt) => {
+                self.gateway = gateway;
+                self.cause = Some(self.about(gateway, &cause));
+                (State::Connecting(self), Vec::new())
             }
-            Event::Connect | Event::UplinkChanged if self.phase.is_waiting() => self.attempt(context, now),
+            Event::TunnelAsleep { attempt } if self.is(attempt) => {
+                Standby::enter(self.membership, attempt, self.pace)
+            }
+            Event::TunnelFailed { attempt, failure } if self.is(attempt) => self.failed(failure, context, now),
+            Event::Connect | Event::UplinkChanged if self.deadline().is_some() => self.attempt(context, now),
             Event::Disconnect => {
-                let commands = self.phase.stop();
+                let commands = match self.phase {
+                    Phase::Running(attempt) => vec![Command::Stop { attempt }],
+                    Phase::Waiting { .. } => Vec::new(),
+                };
                 let (state, _) = Disconnected::enter(self.membership, self.pace);
                 (state, commands)
             }
@@ -88,88 +95,47 @@ impl Connecting {
     }
 
     pub(super) fn on_timeout(self, context: &mut Context, now: Instant) -> Step {
-        if self.phase.is_waiting() {
-            return self.attempt(context, now);
-        }
-        let stop = self.phase.stop();
-        let hung = ConnectFailure::Unreachable("the connection did not come up in time".to_owned());
-        let (state, mut commands) = self.failed(hung, context, now);
-        commands.splice(0..0, stop);
-        (state, commands)
+        self.attempt(context, now)
     }
 
-    fn idle(membership: Membership, next: usize, cause: Option<String>, until: Instant, pace: Pace) -> Self {
-        Self { membership, next, verdict: None, cause, phase: Phase::Waiting { until }, pace }
+    fn is(&self, attempt: Attempt) -> bool {
+        self.phase == Phase::Running(attempt)
+    }
+
+    fn about(&self, gateway: Option<usize>, cause: &str) -> String {
+        match gateway.and_then(|gateway| self.membership.gateways.get(gateway)) {
+            Some(gateway) => format!("{gateway}: {cause}"),
+            None => cause.to_owned(),
+        }
     }
 
     fn attempt(self, context: &mut Context, now: Instant) -> Step {
-        let next = if self.next < self.membership.gateways.len() { self.next } else { 0 };
-        let Some(gateway) = self.membership.gateways.get(next).cloned() else {
+        if self.membership.gateways.is_empty() {
             let cause = "the configuration names no gateway".to_owned();
             return Error::enter_refused(cause, Recovery::Connect(self.membership), self.pace, context, now);
-        };
+        }
         let attempt = context.attempt();
-        let phase = Phase::Running { attempt, deadline: now + HUNG };
-        (State::Connecting(Self { next, phase, ..self }), vec![Command::Connect { attempt, gateway }])
+        (State::Connecting(Self { phase: Phase::Running(attempt), ..self }), vec![Command::Connect { attempt }])
     }
 
     fn failed(mut self, failure: ConnectFailure, context: &mut Context, now: Instant) -> Step {
-        let name = self.gateway().map(ToString::to_string).unwrap_or_default();
-        let (cause, verdict) = match failure {
-            ConnectFailure::Identity(cause) => return Error::enter(cause, Recovery::Look, self.pace, context, now),
-            ConnectFailure::Local(cause) => {
-                return Error::enter(cause, Recovery::Connect(self.membership), self.pace, context, now);
-            }
+        match failure {
+            ConnectFailure::Identity(cause) => Error::enter(cause, Recovery::Look, self.pace, context, now),
             ConnectFailure::Expired(cause) if self.membership.managed => {
-                return Enrolling::begin(Some(cause), self.pace, context, now);
+                Enrolling::begin(Some(cause), self.pace, context, now)
             }
-            ConnectFailure::Expired(cause) => {
-                return Error::enter_refused(cause, Recovery::Look, self.pace, context, now);
-            }
-            ConnectFailure::Unreachable(cause) => (format!("{name}: {cause}"), Verdict::Unreachable),
-            ConnectFailure::Untrusted(cause) => {
-                let cause = format!("{name}: {cause}");
-                (cause.clone(), Verdict::Untrusted(cause))
-            }
-            ConnectFailure::Refused(cause) => {
-                let cause = format!("{name}: {cause}");
-                (cause.clone(), Verdict::Refused(cause))
-            }
-        };
-        self.cause = Some(cause);
-        self.verdict = Some(match self.verdict.take() {
-            Some(former) => former.graver(verdict),
-            None => verdict,
-        });
-        self.next += 1;
-        if self.next < self.membership.gateways.len() {
-            return self.attempt(context, now);
-        }
-        self.end_round(context, now)
-    }
-
-    fn end_round(mut self, context: &mut Context, now: Instant) -> Step {
-        match self.verdict.take() {
-            Some(Verdict::Refused(cause)) => {
-                Error::enter_refused(cause, Recovery::Connect(self.membership), self.pace, context, now)
-            }
-            Some(Verdict::Untrusted(cause)) => {
+            ConnectFailure::Expired(cause) => Error::enter_refused(cause, Recovery::Look, self.pace, context, now),
+            ConnectFailure::Local(cause) | ConnectFailure::Untrusted(cause) => {
                 Error::enter(cause, Recovery::Connect(self.membership), self.pace, context, now)
             }
-            Some(Verdict::Unreachable) | None => {
-                let until = now + self.pace.quick.next(&mut context.rng);
-                (State::Connecting(Self::idle(self.membership, 0, self.cause, until, self.pace)), Vec::new())
+            ConnectFailure::Refused(cause) => {
+                Error::enter_refused(cause, Recovery::Connect(self.membership), self.pace, context, now)
             }
-        }
-    }
-}
-
-impl Verdict {
-    fn graver(self, other: Self) -> Self {
-        match (&self, &other) {
-            (Self::Refused(_), _) | (_, Self::Unreachable) => self,
-            (Self::Untrusted(_), Self::Untrusted(_)) => self,
-            _ => other,
+            ConnectFailure::Unreachable(cause) => {
+                self.cause = Some(cause);
+                let until = now + self.pace.quick.next(&mut context.rng);
+                (State::Connecting(Self { phase: Phase::Waiting { until }, ..self }), Vec::new())
+            }
         }
     }
 }

@@ -2,10 +2,12 @@
 //!
 //! The daemon feeds [`Event`]s and the time, carries out the [`Command`]s that come back, and calls
 //! [`Machine::handle_timeout`] when [`Machine::poll_timeout`] is reached. Whatever takes time (looking at the files, enrolling,
-//! a tunnel) is an attempt with a number of its own: one runs at a time, and news of any other is ignored.
+//! a tunnel) is an attempt with a number of its own: one runs at a time, and news of any other is ignored. The attempt at a tunnel goes on
+//! for as long as a tunnel is wanted; which gateway and which uplink it takes, and when it tries again, is decided by
+//! [`Roaming`](crate::roaming::Roaming).
 //!
 //! ```text
-//!  NotProvisioned --files good--> Enrolling --let in--> Connecting <--> Connected
+//!  NotProvisioned --files good--> Enrolling --let in--> Connecting <--> Connected <--> Standby
 //!        ^                         |    ^                |     ^
 //!        '--files wrong            v    | approved?      v     | connect
 //!                            PendingApproval           Disconnected
@@ -21,6 +23,7 @@ mod enrolling;
 mod error;
 mod not_provisioned;
 mod pending_approval;
+mod standby;
 #[cfg(test)]
 mod tests;
 
@@ -43,6 +46,7 @@ pub use enrolling::Enrolling;
 pub use error::{Error, Recovery};
 pub use not_provisioned::NotProvisioned;
 pub use pending_approval::PendingApproval;
+pub use standby::Standby;
 
 /// The state machine.
 #[derive(Debug)]
@@ -82,6 +86,7 @@ impl Machine {
             State::Disconnected(state) => state.handle(&event, context, now),
             State::Connecting(state) => state.handle(event, context, now),
             State::Connected(state) => state.handle(event, context, now),
+            State::Standby(state) => state.handle(event, context, now),
             State::Error(state) => state.handle(event, context, now),
         })
     }
@@ -93,9 +98,9 @@ impl Machine {
             State::NotProvisioned(state) => Some(state.deadline()),
             State::Enrolling(state) => Some(state.deadline()),
             State::PendingApproval(state) => Some(state.deadline()),
-            State::Connecting(state) => Some(state.deadline()),
+            State::Connecting(state) => state.deadline(),
             State::Error(state) => Some(state.deadline()),
-            State::Disconnected(_) | State::Connected(_) => None,
+            State::Disconnected(_) | State::Connected(_) | State::Standby(_) => None,
         }
     }
 
@@ -110,7 +115,7 @@ impl Machine {
             State::PendingApproval(state) => state.on_timeout(context, now),
             State::Connecting(state) => state.on_timeout(context, now),
             State::Error(state) => state.on_timeout(context, now),
-            same @ (State::Disconnected(_) | State::Connected(_)) => (same, Vec::new()),
+            same @ (State::Disconnected(_) | State::Connected(_) | State::Standby(_)) => (same, Vec::new()),
         })
     }
 
@@ -137,6 +142,8 @@ pub enum State {
     Connecting(Connecting),
     /// The tunnel is up.
     Connected(Connected),
+    /// The tunnel is closed because nobody uses it; the next packet opens it.
+    Standby(Standby),
     /// Something is wrong that somebody has to know of; it is tried again all the same.
     Error(Error),
 }
@@ -152,6 +159,7 @@ impl State {
             Self::Disconnected(_) => StateName::Disconnected,
             Self::Connecting(_) => StateName::Connecting,
             Self::Connected(_) => StateName::Connected,
+            Self::Standby(_) => StateName::Standby,
             Self::Error(_) => StateName::Error,
         }
     }
@@ -165,7 +173,7 @@ impl State {
             Self::PendingApproval(state) => Some(state.cause()),
             Self::Connecting(state) => state.cause().map(ToOwned::to_owned),
             Self::Error(state) => Some(state.cause().to_owned()),
-            Self::Disconnected(_) | Self::Connected(_) => None,
+            Self::Disconnected(_) | Self::Connected(_) | Self::Standby(_) => None,
         }
     }
 
@@ -174,7 +182,7 @@ impl State {
     pub fn gateway(&self) -> Option<&HttpsOrigin> {
         match self {
             Self::Connecting(state) => state.gateway(),
-            Self::Connected(state) => Some(state.gateway()),
+            Self::Connected(state) => state.gateway(),
             _ => None,
         }
     }
@@ -195,18 +203,21 @@ pub enum StateName {
     Connecting,
     /// See [`State::Connected`].
     Connected,
+    /// See [`State::Standby`].
+    Standby,
     /// See [`State::Error`].
     Error,
 }
 
 impl StateName {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::NotProvisioned,
         Self::Enrolling,
         Self::PendingApproval,
         Self::Disconnected,
         Self::Connecting,
         Self::Connected,
+        Self::Standby,
         Self::Error,
     ];
 }
@@ -220,6 +231,7 @@ impl fmt::Display for StateName {
             Self::Disconnected => "Disconnected",
             Self::Connecting => "Connecting",
             Self::Connected => "Connected",
+            Self::Standby => "Standby",
             Self::Error => "Error",
         })
     }
@@ -255,12 +267,10 @@ pub enum Command {
         /// This attempt.
         attempt: Attempt,
     },
-    /// Open a tunnel; answer with [`Event::TunnelUp`] and then [`Event::TunnelDown`], or [`Event::TunnelFailed`].
+    /// Get a tunnel and keep it, until [`Command::Stop`] or [`Event::TunnelFailed`].
     Connect {
         /// This attempt.
         attempt: Attempt,
-        /// Where to.
-        gateway: HttpsOrigin,
     },
     /// Give this attempt up, and undo what it did to the machine's network, before anything else is begun.
     Stop {
@@ -290,6 +300,36 @@ pub enum Event {
     TunnelUp {
         /// Which attempt.
         attempt: Attempt,
+        /// Through which gateway, counted by priority.
+        gateway: usize,
+    },
+    /// The tunnel goes on through this gateway.
+    TunnelMoved {
+        /// Which attempt's tunnel.
+        attempt: Attempt,
+        /// Which gateway.
+        gateway: usize,
+    },
+    /// The tunnel that was up is gone; the attempt goes on.
+    TunnelDown {
+        /// Which attempt's tunnel.
+        attempt: Attempt,
+        /// Why.
+        reason: String,
+    },
+    /// There is no tunnel yet; the attempt goes on.
+    TunnelTrouble {
+        /// Which attempt.
+        attempt: Attempt,
+        /// Which gateway it is about, if it is about one.
+        gateway: Option<usize>,
+        /// What is wrong.
+        cause: String,
+    },
+    /// Nobody uses the tunnel, so it is closed until there is a packet; the attempt goes on.
+    TunnelAsleep {
+        /// Which attempt.
+        attempt: Attempt,
     },
     /// There will be no tunnel from this attempt.
     TunnelFailed {
@@ -297,18 +337,6 @@ pub enum Event {
         attempt: Attempt,
         /// Why.
         failure: ConnectFailure,
-    },
-    /// The gateway is about to leave, and says so while the tunnel still works.
-    GatewayLeaves {
-        /// Which attempt's tunnel.
-        attempt: Attempt,
-    },
-    /// The tunnel that was up is gone.
-    TunnelDown {
-        /// Which attempt's tunnel.
-        attempt: Attempt,
-        /// Why.
-        reason: String,
     },
     /// Somebody wants the tunnel.
     Connect,
@@ -434,7 +462,7 @@ impl Context {
         match self.word {
             Some(Word::Connect) => true,
             Some(Word::Disconnect) => false,
-            None => mode == Mode::AlwaysOn,
+            None => mode != Mode::Manual,
         }
     }
 }

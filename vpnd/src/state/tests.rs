@@ -91,22 +91,26 @@ impl Bench {
 
     fn tunnel_up(&mut self) -> StateName {
         let attempt = id(self.running());
-        self.event(Event::TunnelUp { attempt })
+        self.event(Event::TunnelUp { attempt, gateway: 0 })
     }
 
     fn tunnel_failed(&mut self, failure: ConnectFailure) -> StateName {
-        let Command::Connect { attempt, .. } = self.running.remove(0) else { panic!("no connect runs") };
+        let Command::Connect { attempt } = self.running.remove(0) else { panic!("no connect runs") };
         self.event(Event::TunnelFailed { attempt, failure })
     }
 
     fn tunnel_down(&mut self) -> StateName {
-        let Command::Connect { attempt, .. } = self.running.remove(0) else { panic!("no tunnel is up") };
+        let attempt = id(self.running());
         self.event(Event::TunnelDown { attempt, reason: "lost".to_owned() })
     }
 
+    fn trouble(&mut self, gateway: Option<usize>) -> StateName {
+        let attempt = id(self.running());
+        self.event(Event::TunnelTrouble { attempt, gateway, cause: "no answer".to_owned() })
+    }
+
     fn gateway(&self) -> String {
-        let Command::Connect { gateway, .. } = self.running() else { panic!("no connect runs") };
-        gateway.to_string()
+        self.machine.state().gateway().expect("a gateway").to_string()
     }
 }
 
@@ -114,7 +118,7 @@ fn id(command: &Command) -> Attempt {
     match command {
         Command::Look { attempt }
         | Command::Enrol { attempt }
-        | Command::Connect { attempt, .. }
+        | Command::Connect { attempt }
         | Command::Stop { attempt } => *attempt,
     }
 }
@@ -187,17 +191,18 @@ fn a_missing_tpm_is_an_error_until_it_is_there() {
 }
 
 #[test]
-fn gateways_are_tried_by_priority_and_then_again_for_ever() {
+fn an_attempt_goes_on_for_ever_and_says_what_is_wrong() {
     let mut bench = Bench::new(1);
     bench.looked(Ok(Found::Member(member(Mode::AlwaysOn))));
-    for _ in 0..100 {
-        assert_eq!(bench.gateway(), "https://a.example");
-        assert_eq!(bench.tunnel_failed(unreachable()), StateName::Connecting);
-        assert_eq!(bench.gateway(), "https://b.example");
-        assert_eq!(bench.tunnel_failed(unreachable()), StateName::Connecting);
-        assert!(bench.machine.state().cause().unwrap().contains("no answer"));
-        assert!(bench.wait_for_deadline() <= MINUTE);
+    for gateway in [0, 1, 0, 1] {
+        assert_eq!(bench.trouble(Some(gateway)), StateName::Connecting);
+        let name = ["https://a.example", "https://b.example"][gateway];
+        assert_eq!(bench.machine.state().cause().unwrap(), format!("{name}: no answer"));
+        assert_eq!(bench.gateway(), name);
     }
+    assert_eq!(bench.trouble(None), StateName::Connecting);
+    assert_eq!(bench.machine.state().cause().unwrap(), "no answer");
+    assert_eq!(bench.machine.poll_timeout(), None);
     assert_eq!(bench.tunnel_up(), StateName::Connected);
 }
 
@@ -205,15 +210,12 @@ fn gateways_are_tried_by_priority_and_then_again_for_ever() {
 fn a_refused_device_says_so_and_asks_rarely() {
     let mut bench = Bench::new(1);
     bench.looked(Ok(Found::Member(member(Mode::AlwaysOn))));
-    bench.tunnel_failed(ConnectFailure::Refused("403".to_owned()));
-    assert_eq!(bench.tunnel_failed(unreachable()), StateName::Error);
-    assert!(bench.machine.state().cause().unwrap().contains("403"));
-    assert!(bench.wait_for_deadline() >= MINUTE / 2);
-    assert_eq!(bench.name(), StateName::Connecting);
-    for _ in 0..10 {
-        bench.tunnel_failed(ConnectFailure::Refused("403".to_owned()));
-        bench.tunnel_failed(ConnectFailure::Refused("403".to_owned()));
-        assert!(bench.wait_for_deadline() <= 30 * MINUTE);
+    for round in 0..10 {
+        assert_eq!(bench.tunnel_failed(ConnectFailure::Refused("403".to_owned())), StateName::Error);
+        assert!(bench.machine.state().cause().unwrap().contains("403"));
+        let wait = bench.wait_for_deadline();
+        assert!(wait >= MINUTE / 2 && wait <= 30 * MINUTE, "{wait:?} in round {round}");
+        assert_eq!(bench.name(), StateName::Connecting);
     }
 }
 
@@ -226,32 +228,34 @@ fn an_expired_certificate_is_renewed_by_enrolling_again() {
 }
 
 #[test]
-fn a_tunnel_that_stood_comes_back_soon_and_one_that_falls_at_once_comes_back_slower() {
+fn a_tunnel_that_is_lost_is_looked_for_by_the_same_attempt() {
     let mut bench = Bench::new(1);
     bench.looked(Ok(Found::Member(member(Mode::AlwaysOn))));
     bench.tunnel_up();
-    bench.wait(10 * MINUTE);
+    let attempt = id(bench.running());
+    assert_eq!(bench.event(Event::TunnelMoved { attempt, gateway: 1 }), StateName::Connected);
+    assert_eq!(bench.gateway(), "https://b.example");
     assert_eq!(bench.tunnel_down(), StateName::Connecting);
-    assert!(bench.wait_for_deadline() <= Duration::from_secs(2));
-    let mut longest = Duration::ZERO;
-    for _ in 0..10 {
-        bench.tunnel_up();
-        bench.tunnel_down();
-        longest = longest.max(bench.wait_for_deadline());
-    }
-    assert!(longest >= MINUTE / 2 && longest <= MINUTE, "{longest:?}");
+    assert!(bench.machine.state().cause().unwrap().contains("lost"));
+    assert_eq!(id(bench.running()), attempt);
+    assert_eq!(bench.tunnel_up(), StateName::Connected);
+    // Revoked, while it was up.
+    assert_eq!(bench.tunnel_failed(ConnectFailure::Refused("revoked".to_owned())), StateName::Error);
 }
 
 #[test]
-fn a_leaving_gateway_is_followed_by_the_next() {
+fn a_tunnel_that_nobody_uses_stands_by() {
     let mut bench = Bench::new(1);
-    bench.looked(Ok(Found::Member(member(Mode::AlwaysOn))));
+    bench.looked(Ok(Found::Member(member(Mode::OnDemand))));
     bench.tunnel_up();
-    bench.wait(2 * MINUTE);
     let attempt = id(bench.running());
-    assert_eq!(bench.event(Event::GatewayLeaves { attempt }), StateName::Connecting);
-    bench.wait_for_deadline();
-    assert_eq!(bench.gateway(), "https://b.example");
+    assert_eq!(bench.event(Event::TunnelAsleep { attempt }), StateName::Standby);
+    assert_eq!(bench.trouble(Some(0)), StateName::Connecting);
+    assert_eq!(bench.event(Event::TunnelAsleep { attempt }), StateName::Standby);
+    assert_eq!(bench.tunnel_up(), StateName::Connected);
+    bench.event(Event::TunnelAsleep { attempt });
+    assert_eq!(bench.event(Event::Disconnect), StateName::Disconnected);
+    assert!(bench.running.is_empty());
 }
 
 #[test]
@@ -298,7 +302,9 @@ enum Happening {
     Answer(u8),
     TunnelUp,
     TunnelDown,
-    GatewayLeaves,
+    TunnelMoved(usize),
+    TunnelAsleep,
+    Trouble,
     Stale(u64, u8),
     Connect,
     Disconnect,
@@ -312,7 +318,9 @@ fn happening() -> impl Strategy<Value = Happening> {
         4 => any::<u8>().prop_map(Happening::Answer),
         2 => Just(Happening::TunnelUp),
         1 => Just(Happening::TunnelDown),
-        1 => Just(Happening::GatewayLeaves),
+        1 => (0usize..2).prop_map(Happening::TunnelMoved),
+        1 => Just(Happening::TunnelAsleep),
+        1 => Just(Happening::Trouble),
         1 => (0u64..50, any::<u8>()).prop_map(|(attempt, kind)| Happening::Stale(attempt, kind)),
         1 => Just(Happening::Connect),
         1 => Just(Happening::Disconnect),
@@ -363,7 +371,7 @@ fn answer_to(command: &Command, kind: u8) -> Event {
     match command.clone() {
         Command::Look { attempt } => Event::Looked { attempt, result: look_result(kind) },
         Command::Enrol { attempt } => Event::Enrolment { attempt, result: enrol_result(kind) },
-        Command::Connect { attempt, .. } | Command::Stop { attempt } => {
+        Command::Connect { attempt } | Command::Stop { attempt } => {
             Event::TunnelFailed { attempt, failure: connect_failure(kind) }
         }
     }
@@ -374,7 +382,7 @@ fn stale(attempt: Attempt, kind: u8) -> Event {
         0 => Event::Looked { attempt, result: look_result(kind) },
         1 => Event::Enrolment { attempt, result: enrol_result(kind) },
         2 => Event::TunnelFailed { attempt, failure: connect_failure(kind) },
-        3 => Event::TunnelUp { attempt },
+        3 => Event::TunnelUp { attempt, gateway: 0 },
         _ => Event::TunnelDown { attempt, reason: "late".to_owned() },
     }
 }
@@ -394,9 +402,16 @@ impl Bench {
             Happening::TunnelDown if up => {
                 assert_eq!(self.tunnel_down(), StateName::Connecting);
             }
-            Happening::GatewayLeaves if up => {
+            Happening::TunnelMoved(gateway) if up => {
                 let attempt = id(self.running());
-                assert_eq!(self.event(Event::GatewayLeaves { attempt }), StateName::Connecting);
+                assert_eq!(self.event(Event::TunnelMoved { attempt, gateway }), StateName::Connected);
+            }
+            Happening::TunnelAsleep if tunnel => {
+                let attempt = id(self.running());
+                assert_eq!(self.event(Event::TunnelAsleep { attempt }), StateName::Standby);
+            }
+            Happening::Trouble if tunnel && !up => {
+                assert_eq!(self.trouble(None), StateName::Connecting);
             }
             Happening::Stale(attempt, kind) if !self.running.iter().any(|running| id(running) == Attempt(attempt)) => {
                 let before = self.machine.state().clone();
