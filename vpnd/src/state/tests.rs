@@ -447,7 +447,8 @@ impl Bench {
         assert!(self.running.len() <= 1);
         assert!(!(tunnel && wanted == Some(false)), "a tunnel against the last word");
         match self.name() {
-            StateName::Connected => assert!(tunnel && self.machine.poll_timeout().is_none()),
+            StateName::Connected | StateName::Standby => assert!(tunnel && self.machine.poll_timeout().is_none()),
+            StateName::Connecting if tunnel => assert_eq!(self.machine.poll_timeout(), None),
             StateName::Disconnected => assert!(self.running.is_empty() && self.machine.poll_timeout().is_none()),
             _ => {
                 let wait = self.machine.poll_timeout().expect("a deadline").saturating_duration_since(self.now);
@@ -456,7 +457,7 @@ impl Bench {
                 assert!(!self.running.is_empty() || wait > Duration::ZERO || self.machine.state().gateway().is_none());
             }
         }
-        assert_eq!(self.machine.state().gateway().is_some(), tunnel);
+        assert_eq!(self.machine.state().gateway().is_some(), tunnel && self.name() != StateName::Standby);
     }
 }
 
