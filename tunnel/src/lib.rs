@@ -11,6 +11,7 @@
 //! | IP, without I/O | [`packet`], [`offload`], [`routes`], [`queue`] |
 //! | the tunnel over QUIC, without I/O | [`session`], [`quic`], [`congestion`], [`client`], [`server`] |
 //! | sockets | [`udp`], [`hub`] |
+//! | through a proxy | [`proxy`] |
 //! | the interface | [`tun`] |
 //!
 //! [RFC 9484]: https://www.rfc-editor.org/rfc/rfc9484
@@ -25,6 +26,7 @@ pub mod http3;
 pub mod hub;
 pub mod offload;
 pub mod packet;
+pub mod proxy;
 pub mod qpack;
 pub mod queue;
 pub mod quic;
