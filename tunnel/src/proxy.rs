@@ -79,7 +79,7 @@ pub enum ProxyError {
         /// The schemes that it offers, with their realms.
         offered: String,
     },
-    /// 407 to a request with credentials.
+    /// 407 or 401 to a request with credentials.
     #[error("the proxy did not accept the credentials")]
     Unauthorized,
     /// The proxy answered otherwise.
@@ -121,7 +121,10 @@ where
         return Ok(io);
     }
     Err(match answer.status {
-        StatusCode::PROXY_AUTHENTICATION_REQUIRED if credentials.is_some() => ProxyError::Unauthorized,
+        // tinyproxy tells wrong credentials by 401.
+        StatusCode::PROXY_AUTHENTICATION_REQUIRED | StatusCode::UNAUTHORIZED if credentials.is_some() => {
+            ProxyError::Unauthorized
+        }
         StatusCode::PROXY_AUTHENTICATION_REQUIRED => ProxyError::CredentialsNeeded { offered: answer.offered },
         status => ProxyError::Refused { status, reason: answer.reason },
     })
@@ -259,7 +262,9 @@ mod tests {
         let error = asked(needed, None).await.0.unwrap_err().to_string();
         assert!(error.ends_with("it offers: Basic realm=\"office\", Negotiate"), "{error}");
         let credentials = Credentials::basic("user", "wrong").unwrap();
-        assert!(matches!(asked(needed, Some(&credentials)).await.0, Err(ProxyError::Unauthorized)));
+        for answer in [&needed[..], b"HTTP/1.0 401 Unauthorized\r\n\r\n"] {
+            assert!(matches!(asked(answer, Some(&credentials)).await.0, Err(ProxyError::Unauthorized)));
+        }
         let error = asked(b"HTTP/1.1 403 Filtered\r\n\r\n", None).await.0.unwrap_err();
         assert_eq!(error.to_string(), "the proxy refused: 403 Forbidden Filtered");
     }
