@@ -6,7 +6,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use ipnet::IpNet;
 
 use crate::{
-    http3::{Code, ProtocolError},
+    http3::{Code, ProtocolError, datagram::IP_CONTEXT},
     routes::{IpRange, are_ordered},
     varint,
 };
@@ -99,6 +99,23 @@ impl Capsule {
         out.put_slice(&value);
     }
 
+    /// Appends the DATAGRAM capsule of an IP packet (RFC 9484 §6: context id 0).
+    pub fn encode_packet(packet: &[u8], out: &mut impl BufMut) {
+        varint::write(DATAGRAM, out);
+        varint::write((varint::size(IP_CONTEXT) + packet.len()) as u64, out);
+        varint::write(IP_CONTEXT, out);
+        out.put_slice(packet);
+    }
+
+    /// The IP packet in a DATAGRAM capsule's payload; `None` when it belongs to another context and is to be dropped.
+    #[must_use]
+    pub fn packet(payload: &Bytes) -> Option<Bytes> {
+        match varint::read(payload) {
+            Some((IP_CONTEXT, size)) => Some(payload.slice(size..)),
+            _ => None,
+        }
+    }
+
     fn decode(kind: u64, value: Bytes) -> Result<Self, ProtocolError> {
         let mut rest = &value[..];
         let rest = &mut rest;
@@ -172,17 +189,7 @@ impl CapsuleReader {
                     let Some((kind, length)) = self.take_header() else {
                         return Ok(None);
                     };
-                    self.state = match kind {
-                        DATAGRAM | ADDRESS_ASSIGN | ADDRESS_REQUEST | ROUTE_ADVERTISEMENT if length <= MAX_VALUE => {
-                            State::Value(kind, length as usize)
-                        }
-                        DATAGRAM | ADDRESS_ASSIGN | ADDRESS_REQUEST | ROUTE_ADVERTISEMENT => {
-                            let reason =
-                                format!("capsule of type {kind:#x} has {length} bytes, at most {MAX_VALUE} are read");
-                            return Err(ProtocolError::new(Code::EXCESSIVE_LOAD, reason));
-                        }
-                        _ => State::Skipped(length),
-                    };
+                    self.state = begin(kind, length)?;
                 }
                 State::Value(kind, length) => {
                     if self.input.len() < length {
@@ -205,6 +212,55 @@ impl CapsuleReader {
         }
     }
 
+    /// The next capsule of what was [pushed](Self::push) and then of `piece`, whose bytes it takes; `None` when it took
+    /// all of them and needs more. A capsule that `piece` holds as a whole is not copied.
+    ///
+    /// # Errors
+    /// As [`next_capsule`](Self::next_capsule).
+    pub fn next_in(&mut self, piece: &mut Bytes) -> Result<Option<Capsule>, ProtocolError> {
+        loop {
+            if let Some(capsule) = self.next_whole(piece)? {
+                return Ok(Some(capsule));
+            }
+            if let Some(capsule) = self.next_capsule()? {
+                return Ok(Some(capsule));
+            }
+            if piece.is_empty() {
+                return Ok(None);
+            }
+            let wanted = match self.state {
+                // Byte by byte, so that the value is looked for in the piece
+                State::Header => 1,
+                State::Value(_, length) => length - self.input.len(),
+                State::Skipped(left) => {
+                    let skipped = (piece.len() as u64).min(left);
+                    piece.advance(skipped as usize);
+                    self.state = State::Skipped(left - skipped);
+                    continue;
+                }
+            };
+            self.push(&piece.split_to(wanted.min(piece.len())));
+        }
+    }
+
+    /// The capsule at the beginning of `piece` when nothing is kept of an earlier one and it is whole and of a known type.
+    fn next_whole(&mut self, piece: &mut Bytes) -> Result<Option<Capsule>, ProtocolError> {
+        if !self.input.is_empty() || !matches!(self.state, State::Header) {
+            return Ok(None);
+        }
+        let Some((kind, length, size)) = read_header(piece) else {
+            return Ok(None);
+        };
+        let State::Value(kind, length) = begin(kind, length)? else {
+            return Ok(None);
+        };
+        if piece.len() < size + length {
+            return Ok(None);
+        }
+        piece.advance(size);
+        Capsule::decode(kind, piece.split_to(length)).map(Some)
+    }
+
     /// To be asked when the stream ended.
     ///
     /// # Errors
@@ -217,10 +273,29 @@ impl CapsuleReader {
     }
 
     fn take_header(&mut self) -> Option<(u64, u64)> {
-        let (kind, kind_size) = varint::read(&self.input)?;
-        let (length, length_size) = varint::read(&self.input[kind_size..])?;
-        self.input.advance(kind_size + length_size);
+        let (kind, length, size) = read_header(&self.input)?;
+        self.input.advance(size);
         Some((kind, length))
+    }
+}
+
+/// Type, length and the bytes that both take; `None` when they are not whole.
+fn read_header(input: &[u8]) -> Option<(u64, u64, usize)> {
+    let (kind, kind_size) = varint::read(input)?;
+    let (length, length_size) = varint::read(&input[kind_size..])?;
+    Some((kind, length, kind_size + length_size))
+}
+
+fn begin(kind: u64, length: u64) -> Result<State, ProtocolError> {
+    match kind {
+        DATAGRAM | ADDRESS_ASSIGN | ADDRESS_REQUEST | ROUTE_ADVERTISEMENT if length <= MAX_VALUE => {
+            Ok(State::Value(kind, length as usize))
+        }
+        DATAGRAM | ADDRESS_ASSIGN | ADDRESS_REQUEST | ROUTE_ADVERTISEMENT => {
+            let reason = format!("capsule of type {kind:#x} has {length} bytes, at most {MAX_VALUE} are read");
+            Err(ProtocolError::new(Code::EXCESSIVE_LOAD, reason))
+        }
+        _ => Ok(State::Skipped(length)),
     }
 }
 
@@ -411,6 +486,27 @@ mod tests {
     }
 
     #[test]
+    fn a_whole_capsule_is_not_copied() {
+        let mut bytes = Vec::new();
+        Capsule::encode_packet(&[7; 100], &mut bytes);
+        Capsule::encode_packet(&[8; 20], &mut bytes);
+        assert_eq!(bytes[..4], [0, 0x40, 101, 0]);
+        let mut piece = Bytes::from(bytes);
+        let memory = piece.as_ptr_range();
+        let mut reader = CapsuleReader::default();
+        for expected in [&[7; 100][..], &[8; 20]] {
+            let Some(Capsule::Datagram(payload)) = reader.next_in(&mut piece).unwrap() else {
+                panic!("no datagram");
+            };
+            assert!(memory.contains(&payload.as_ptr()));
+            assert_eq!(Capsule::packet(&payload).unwrap(), expected);
+        }
+        assert_eq!(reader.next_in(&mut piece), Ok(None));
+        assert_eq!(Capsule::packet(&Bytes::from_static(&[2, 0x45])), None);
+        assert_eq!(Capsule::packet(&Bytes::new()), None);
+    }
+
+    #[test]
     fn malformed_capsules_are_message_errors() {
         let cases: [&[u8]; 11] = [
             &[1, 1, 0],                                                           // cut after the request id
@@ -500,6 +596,33 @@ mod tests {
             for cut in 1..bytes.len() {
                 prop_assert_eq!(read(&[&bytes[..cut]]), (vec![], Some(Code::MESSAGE_ERROR)));
             }
+        }
+
+        #[test]
+        fn pieces_give_the_same(
+            capsules in proptest::collection::vec(any_capsule(), 0..6),
+            cuts in proptest::collection::vec(1..60usize, 1..20),
+        ) {
+            let mut bytes = Vec::new();
+            for capsule in &capsules {
+                capsule.encode(&mut bytes);
+                bytes.extend([0x40, 0x41, 2, 9, 9]);
+            }
+            let mut rest = Bytes::from(bytes);
+            let mut reader = CapsuleReader::default();
+            let mut found = Vec::new();
+            for cut in cuts.into_iter().cycle() {
+                if rest.is_empty() {
+                    break;
+                }
+                let mut piece = rest.split_to(cut.min(rest.len()));
+                while let Some(capsule) = reader.next_in(&mut piece).unwrap() {
+                    found.push(capsule);
+                }
+                prop_assert!(piece.is_empty());
+            }
+            prop_assert_eq!(found, capsules);
+            prop_assert!(reader.finish().is_ok());
         }
 
         #[test]

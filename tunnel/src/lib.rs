@@ -10,7 +10,9 @@
 //! | codecs, without I/O | [`varint`], [`http3`], [`qpack`], [`capsule`], [`request`], [`template`] |
 //! | IP, without I/O | [`packet`], [`offload`], [`routes`], [`queue`] |
 //! | the tunnel over QUIC, without I/O | [`session`], [`quic`], [`congestion`], [`client`], [`server`] |
+//! | the tunnel over TCP | [`http2`] |
 //! | sockets | [`udp`], [`hub`] |
+//! | through a proxy | [`proxy`] |
 //! | the interface | [`tun`] |
 //!
 //! [RFC 9484]: https://www.rfc-editor.org/rfc/rfc9484
@@ -21,10 +23,12 @@ pub mod capsule;
 pub mod carrier;
 pub mod client;
 pub mod congestion;
+pub mod http2;
 pub mod http3;
 pub mod hub;
 pub mod offload;
 pub mod packet;
+pub mod proxy;
 pub mod qpack;
 pub mod queue;
 pub mod quic;
