@@ -8,9 +8,9 @@ use rustls_pki_types::CertificateDer;
 
 use crate::device_certificate::DeviceCertificate;
 use crate::gateway::Gateway;
-use crate::metrics::ConnectionOutcome;
-use crate::session::{End, Session};
-use crate::worker::{Seat, WorkerHandle};
+use crate::metrics::{ConnectionOutcome, DeviceCounters};
+use crate::pool::Addresses;
+use crate::session::End;
 
 /// Who asks.
 #[derive(Debug)]
@@ -19,10 +19,17 @@ pub(crate) struct Applicant {
     pub(crate) chain: Vec<CertificateDer<'static>>,
     /// Where it is.
     pub(crate) remote: SocketAddr,
-    /// The worker that has its connection.
-    pub(crate) worker: WorkerHandle,
-    /// Which connection it is.
-    pub(crate) seat: Seat,
+}
+
+/// What a device gets.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    /// Its certificate.
+    pub(crate) certificate: DeviceCertificate,
+    /// Its addresses.
+    pub(crate) addresses: Addresses,
+    /// Its counters.
+    pub(crate) counters: DeviceCounters,
 }
 
 /// Why somebody gets no tunnel.
@@ -39,8 +46,9 @@ pub(crate) struct Refusal {
 }
 
 /// Decides.
-pub(crate) async fn admit(gateway: &Arc<Gateway>, applicant: Applicant) -> Result<Arc<Session>, Refusal> {
-    let Applicant { chain, remote, worker, seat } = applicant;
+pub(crate) async fn admit(gateway: &Arc<Gateway>, applicant: Applicant) -> Result<Admitted, Refusal> {
+    let Applicant { chain, remote } = applicant;
+    log::debug!("{remote} asks for a tunnel");
     let certificate = chain.first().ok_or_else(|| "no client certificate".to_owned());
     let certificate = certificate.and_then(|leaf| DeviceCertificate::read(leaf).map_err(|error| error.to_string()));
     let certificate = certificate.map_err(|reason| Refusal {
@@ -65,5 +73,5 @@ pub(crate) async fn admit(gateway: &Arc<Gateway>, applicant: Applicant) -> Resul
         .await
         .map_err(|reason| refused(ConnectionOutcome::NoRoom, StatusCode::SERVICE_UNAVAILABLE, &reason))?;
     let counters = gateway.metrics.device(&device);
-    Ok(Arc::new(Session::new(certificate, addresses, counters, worker, seat, remote)))
+    Ok(Admitted { certificate, addresses, counters })
 }

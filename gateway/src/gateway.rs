@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -11,14 +12,17 @@ use anyhow::{Context, bail};
 use m2m_identity::chain;
 use m2m_identity::tls::{self, ClientAuthentication, ClientVerifier, Identity, ServerTls, TrustAnchors};
 use m2m_protocol::names::Token;
+use m2m_tunnel::http2;
 use m2m_tunnel::hub::Hub;
 use m2m_tunnel::quic;
-use m2m_tunnel::tun::{Tun, TunConfig};
+use m2m_tunnel::session::CloseReason;
+use m2m_tunnel::tun::{Tun, TunConfig, TunQueue};
 use m2m_tunnel::udp::UdpSocket;
 use rustls_pki_types::CertificateDer;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 
 use crate::address_book::AddressBook;
 use crate::admission::Admission;
@@ -35,11 +39,13 @@ use crate::session::{End, Session};
 use crate::signals::{Signal, Signals};
 use crate::table::{Full, Table};
 use crate::worker::{self, Order, WorkerHandle};
-use crate::{interface, status_page, steering};
+use crate::{interface, status_page, steering, stream};
 
 /// The files that a configuration names, read and checked.
 pub(crate) struct Prepared {
     tls: rustls::ServerConfig,
+    /// For TCP.
+    stream_tls: Arc<rustls::ServerConfig>,
     book: AddressBook,
     revocation: Option<RevocationKeeper>,
 }
@@ -53,11 +59,15 @@ pub(crate) fn prepare(config: &Config) -> anyhow::Result<Prepared> {
     let client_cas = read_certificates(&config.client_ca)?;
     let anchors = TrustAnchors::new(&roots(&client_cas)).with_context(|| config.client_ca.display().to_string())?;
     let verifier = Arc::new(ClientVerifier::new(anchors, &[])?);
-    let tls = tls::server_config(ServerTls {
-        identity: &identity,
-        clients: ClientAuthentication::Required(Arc::clone(&verifier)),
-        alpn: &[b"h3"],
-    })?;
+    let tls_for = |alpn: &[u8]| {
+        tls::server_config(ServerTls {
+            identity: &identity,
+            clients: ClientAuthentication::Required(Arc::clone(&verifier)),
+            alpn: &[alpn],
+        })
+    };
+    let tls = tls_for(quic::ALPN)?;
+    let stream_tls = Arc::new(tls_for(http2::ALPN)?);
 
     std::fs::create_dir_all(&config.state_dir).with_context(|| config.state_dir.display().to_string())?;
     let book = AddressBook::open(&config.state_dir, &config.pool)?;
@@ -69,7 +79,7 @@ pub(crate) fn prepare(config: &Config) -> anyhow::Result<Prepared> {
             Some(RevocationKeeper::new(crl.clone(), source, issuers, verifier, &config.state_dir))
         }
     };
-    Ok(Prepared { tls, book, revocation })
+    Ok(Prepared { tls, stream_tls, book, revocation })
 }
 
 /// What every session and every task of the gateway uses.
@@ -80,6 +90,8 @@ pub(crate) struct Gateway {
     pub(crate) metrics: Metrics,
     /// Who may begin a handshake.
     pub(crate) admission: Admission,
+    is_stopping: AtomicBool,
+    tun: Tun,
     ranges: config::Ranges,
     book: AddressBook,
     routes: Arc<RouteInjection>,
@@ -92,11 +104,16 @@ pub(crate) struct Gateway {
 /// # Errors
 /// When it cannot start, or its interface or a socket is gone.
 pub(crate) async fn run(config: Config, prepared: Prepared) -> anyhow::Result<()> {
-    let Prepared { tls, book, revocation } = prepared;
+    let Prepared { tls, stream_tls, book, revocation } = prepared;
     let mut signals = Signals::new()?;
 
     let workers = config.workers();
     let hubs = listen(&config, tls, workers)?;
+    let listeners: Vec<TcpListener> = config
+        .listen
+        .iter()
+        .map(|address| stream::listen(*address).with_context(|| format!("listen: {address} (TCP)")))
+        .collect::<Result<_, _>>()?;
     let name = config.tun.name.as_str().to_owned();
     let tun = Tun::open(&TunConfig { name, mtu: config.tun.mtu.0, queues: workers })?;
     let own = book.gateway();
@@ -111,6 +128,8 @@ pub(crate) async fn run(config: Config, prepared: Prepared) -> anyhow::Result<()
     let gateway = Arc::new(Gateway {
         policy: Policy::new(config.routes.iter().map(|route| route.0).collect(), ranges, own),
         metrics: Metrics::new(book.usage().1),
+        is_stopping: AtomicBool::new(false),
+        tun: tun.clone(),
         ranges,
         book,
         routes,
@@ -123,6 +142,9 @@ pub(crate) async fn run(config: Config, prepared: Prepared) -> anyhow::Result<()
     let mut tasks = JoinSet::new();
     tasks.spawn(status_page::serve(status_listener, Arc::clone(&gateway)));
     tasks.spawn(route_injection::run(Arc::clone(&gateway.routes)));
+    for listener in listeners {
+        tasks.spawn(stream::run(Arc::clone(&gateway), listener, TlsAcceptor::from(Arc::clone(&stream_tls))));
+    }
     let mut workers = Vec::new();
     for ((number, hubs), queue) in hubs.into_iter().enumerate().zip(tun.queues()) {
         let (handle, orders) = WorkerHandle::new(number);
@@ -216,8 +238,25 @@ impl Gateway {
         self.routes.joined(&session.addresses, None, SystemTime::now());
     }
 
+    /// A session is over, for this reason.
+    pub(crate) fn ended(&self, session: &Arc<Session>, reason: &CloseReason) {
+        self.leave(session);
+        let seconds = session.since.elapsed().unwrap_or_default().as_secs();
+        log::info!("{}: session ended after {seconds} s: {reason}", session.certificate.device);
+    }
+
+    /// Whether the gateway is not about to stop.
+    pub(crate) fn takes_connections(&self) -> bool {
+        !self.is_stopping.load(Ordering::Relaxed)
+    }
+
+    /// A way to the interface, for packets of devices.
+    pub(crate) fn queue(&self) -> Option<TunQueue> {
+        self.tun.queues().into_iter().next()
+    }
+
     /// The session is over.
-    pub(crate) fn leave(&self, session: &Arc<Session>) {
+    fn leave(&self, session: &Arc<Session>) {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         let was_last = |table: &Table<Session>| session.addresses.iter().all(|it| table.session_of(it).is_none());
         if table.remove(&session.certificate.device, session) && was_last(&table) {
@@ -282,6 +321,7 @@ impl Gateway {
 
     /// Tells every device to go elsewhere, gives them time to, closes the sessions that are left, and waits until the devices know.
     async fn stop(&self, workers: &[WorkerHandle], tasks: &mut JoinSet<io::Error>) {
+        self.is_stopping.store(true, Ordering::Relaxed);
         workers.iter().for_each(|worker| worker.tell(Order::CloseDoor));
         let sessions: Vec<_> = self.table().sessions().map(Arc::clone).collect();
         log::info!("stopping: {} sessions", sessions.len());
@@ -289,18 +329,25 @@ impl Gateway {
         drop(sessions);
         let limit = Instant::now() + DRAIN;
         while self.table().len() > 0 && Instant::now() < limit {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(POLL).await;
         }
         let left: Vec<_> = self.table().sessions().map(Arc::clone).collect();
         left.iter().for_each(|session| session.close(End::Stopping));
         workers.iter().for_each(|worker| worker.tell(Order::Stop));
-        let all = async { while tasks.join_next().await.is_some() {} };
-        let _ = tokio::time::timeout(FAREWELL, all).await;
+        // Those that listen have no end of their own.
+        let farewell = async { while self.table().len() > 0 { tokio::time::sleep(POLL).await } };
+        let _ = tokio::time::timeout(FAREWELL, farewell).await;
+        tokio::time::sleep(LAST_WORDS).await;
+        tasks.abort_all();
     }
 }
 
 /// How long devices may take to move to another gateway.
 const DRAIN: Duration = Duration::from_secs(5);
+/// How often it is looked whether they have.
+const POLL: Duration = Duration::from_millis(20);
+/// How long what is said last may take to leave the machine.
+const LAST_WORDS: Duration = Duration::from_millis(50);
 /// How long the last words may take.
 const FAREWELL: Duration = Duration::from_secs(1);
 

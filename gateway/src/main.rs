@@ -7,7 +7,7 @@
 //! | `admission`, `admit`, `device_certificate`, `revocation`, `revocation_keeper`, `crl_source` | who may come in |
 //! | `pool`, `address_book`, `book_file`, `table` | which device has which addresses, and which session packets for them go to |
 //! | `route_injection` | at which of several gateways a device is, for the company's routers |
-//! | `worker`, `steering`, `policy`, `session`, `interface` | packets between devices and the kernel, which forwards them |
+//! | `worker`, `steering`, `stream`, `passage`, `policy`, `session`, `interface` | packets between devices and the kernel, which forwards them |
 //! | `metrics`, `status_page`, `logger`, `signals` | what the administrator sees and says |
 
 mod address_book;
@@ -21,6 +21,7 @@ mod gateway;
 mod interface;
 mod logger;
 mod metrics;
+mod passage;
 mod policy;
 mod pool;
 mod revocation;
@@ -30,6 +31,7 @@ mod session;
 mod signals;
 mod status_page;
 mod steering;
+mod stream;
 mod table;
 mod worker;
 
@@ -40,7 +42,7 @@ use clap::Parser;
 
 /// Ends the tunnels of m2mvpn devices in front of the company's network.
 ///
-/// Devices connect by CONNECT-IP (RFC 9484) over HTTP/3 on UDP port 443, with a certificate of the manager's CA that the
+/// Devices connect by CONNECT-IP (RFC 9484) over HTTP/3 on UDP port 443 or, where UDP does not pass, over HTTP/2 on TCP port 443, with a certificate of the manager's CA that the
 /// revocation list does not name. Each gets the same IPv4 and IPv6 address every time, may send from these addresses only, and
 /// reaches the configured routes and nothing else, no other device either. The kernel forwards the packets: set
 /// net.ipv4.ip_forward and net.ipv6.conf.all.forwarding to 1, and give the company's network a route to the pool. Where several gateways

@@ -8,8 +8,10 @@ use std::time::{Instant, SystemTime};
 use ipnet::IpNet;
 use m2m_tunnel::capsule::{AssignedAddress, RequestedAddress};
 use m2m_tunnel::http3::Code;
+use m2m_tunnel::lane::Lane;
 use m2m_tunnel::packet::icmp::RateLimit;
 
+use crate::admit::Admitted;
 use crate::device_certificate::DeviceCertificate;
 use crate::metrics::DeviceCounters;
 use crate::pool::Addresses;
@@ -26,10 +28,8 @@ pub(crate) struct Session {
     pub(crate) counters: DeviceCounters,
     /// When it began.
     pub(crate) since: SystemTime,
-    /// The worker that has its connection.
-    pub(crate) worker: WorkerHandle,
-    /// Which connection of the worker's it is.
-    pub(crate) seat: Seat,
+    /// How it is reached.
+    pub(crate) way: Way,
     remote: Mutex<SocketAddr>,
     max_packet_size: AtomicUsize,
     /// Whether it was ever the one that packets for its device went to.
@@ -39,21 +39,14 @@ pub(crate) struct Session {
 
 impl Session {
     /// A session that begins now.
-    pub(crate) fn new(
-        certificate: DeviceCertificate,
-        addresses: Addresses,
-        counters: DeviceCounters,
-        worker: WorkerHandle,
-        seat: Seat,
-        remote: SocketAddr,
-    ) -> Self {
+    pub(crate) fn new(admitted: Admitted, way: Way, remote: SocketAddr) -> Self {
+        let Admitted { certificate, addresses, counters } = admitted;
         Self {
             certificate,
             addresses,
             counters,
             since: SystemTime::now(),
-            worker,
-            seat,
+            way,
             remote: Mutex::new(remote),
             max_packet_size: AtomicUsize::new(0),
             was_current: AtomicBool::new(false),
@@ -63,12 +56,19 @@ impl Session {
 
     /// Closes it and tells the device why.
     pub(crate) fn close(self: &Arc<Self>, end: End) {
-        self.worker.tell(Order::Close(Arc::clone(self), end));
+        match &self.way {
+            Way::Worker(worker, _) => worker.tell(Order::Close(Arc::clone(self), end)),
+            Way::Stream(lane) => lane.control().close(end.code(), end.reason()),
+        }
     }
 
     /// Tells the device to go elsewhere; does not wait for it.
     pub(crate) fn go_away(self: &Arc<Self>) {
-        self.worker.tell(Order::GoAway(Arc::clone(self)));
+        match &self.way {
+            Way::Worker(worker, _) => worker.tell(Order::GoAway(Arc::clone(self))),
+            // One that is gone already needs no telling.
+            Way::Stream(lane) => drop(lane.control().go_away()),
+        }
     }
 
     /// Where the device is now; changes when it moves.
@@ -98,9 +98,18 @@ impl Session {
     }
 
     /// Whether another ICMP message on behalf of this session may be sent now.
-    pub(crate) fn may_reply(&self) -> bool {
-        self.replies.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now())
+    pub(crate) fn may_reply(&self, now: Instant) -> bool {
+        self.replies.lock().unwrap_or_else(PoisonError::into_inner).take(now)
     }
+}
+
+/// How a session is reached.
+#[derive(Debug)]
+pub(crate) enum Way {
+    /// Over QUIC: the worker that has the connection, and which of its connections it is.
+    Worker(WorkerHandle, Seat),
+    /// Over TCP.
+    Stream(Lane),
 }
 
 /// Why the gateway ends a session. The codes are those of HTTP/3 (RFC 9114 section 8.1) where one says it, others of the product.

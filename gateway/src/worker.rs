@@ -16,16 +16,16 @@ use m2m_tunnel::hub::{ConnectionHandle, Hub, Incoming};
 use m2m_tunnel::packet::Header;
 use m2m_tunnel::packet::icmp::{self, Cause, RateLimit};
 use m2m_tunnel::routes::IpRange;
-use m2m_tunnel::session::{CloseReason, Event, PREFIX, SendError};
+use m2m_tunnel::session::{CloseReason, Event, PREFIX, SendError, Session as Tunnel};
 use m2m_tunnel::tun::{self, TunQueue};
 use tokio::sync::mpsc;
 
 use crate::admission::{Decision, Handshake};
-use crate::admit::{Applicant, Refusal, admit};
+use crate::admit::{Admitted, Applicant, Refusal, admit};
 use crate::gateway::Gateway;
 use crate::metrics::ConnectionOutcome;
-use crate::policy;
-use crate::session::{self, End, Session};
+use crate::passage::{Passed, pass};
+use crate::session::{self, End, Session, Way};
 
 /// A connection of a worker's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -58,7 +58,7 @@ impl WorkerHandle {
 #[derive(Debug)]
 pub(crate) enum Order {
     /// What became of a request.
-    Verdict(Seat, Result<Arc<Session>, Refusal>),
+    Verdict(Seat, Result<Admitted, Refusal>),
     /// Packets that another worker got for a session of this one.
     Packets(Vec<(Arc<Session>, Bytes)>),
     /// Close a session.
@@ -152,27 +152,23 @@ enum Member {
 impl Worker {
     fn obey(&mut self, order: Order) {
         match order {
-            Order::Verdict(seat, Ok(session)) => self.seat(seat, session),
+            Order::Verdict(seat, Ok(admitted)) => self.seat(seat, admitted),
             Order::Verdict(seat, Err(refusal)) => self.turn_away(seat, &refusal),
             Order::Packets(packets) => {
                 let now = Instant::now();
                 for (session, packet) in packets {
-                    if self.has(&session) {
-                        self.send(&session, packet, now);
+                    if let Some(seat) = self.seat_of(&session) {
+                        self.send(&session, seat, packet, now);
                     }
                 }
             }
             Order::Close(session, end) => {
-                if self.has(&session)
-                    && let Some(tunnel) = self.hubs[session.seat.hub].session(session.seat.handle)
-                {
+                if let Some(tunnel) = self.tunnel_of(&session) {
                     tunnel.close(end.code(), end.reason(), Instant::now());
                 }
             }
             Order::GoAway(session) => {
-                if self.has(&session)
-                    && let Some(tunnel) = self.hubs[session.seat.hub].session(session.seat.handle)
-                {
+                if let Some(tunnel) = self.tunnel_of(&session) {
                     tunnel.go_away();
                 }
             }
@@ -181,9 +177,16 @@ impl Worker {
         }
     }
 
-    /// Whether the session is still this worker's: handles are used again.
-    fn has(&self, session: &Arc<Session>) -> bool {
-        matches!(self.members.get(&session.seat), Some(Member::Device(own)) if Arc::ptr_eq(own, session))
+    /// The session's seat, if it is still this worker's: handles are used again.
+    fn seat_of(&self, session: &Arc<Session>) -> Option<Seat> {
+        let Way::Worker(_, seat) = session.way else { return None };
+        let is_own = matches!(self.members.get(&seat), Some(Member::Device(own)) if Arc::ptr_eq(own, session));
+        is_own.then_some(seat)
+    }
+
+    fn tunnel_of(&mut self, session: &Arc<Session>) -> Option<&mut Tunnel> {
+        let seat = self.seat_of(session)?;
+        self.hubs[seat.hub].session(seat.handle)
     }
 
     fn is_over(&self) -> bool {
@@ -243,7 +246,7 @@ impl Worker {
             let Some(tunnel) = self.hubs[seat.hub].session(seat.handle) else { return };
             if let Some(Member::Device(session)) = self.members.get(&seat) {
                 while let Some(packet) = tunnel.recv() {
-                    take(&self.gateway, session, packet, &mut self.packets.inbound);
+                    take(&self.gateway, session, tunnel, packet, &mut self.packets.inbound);
                 }
             }
             let Some(event) = tunnel.poll_event() else { return };
@@ -255,22 +258,16 @@ impl Worker {
         let Some(tunnel) = self.hubs[seat.hub].session(seat.handle) else { return };
         match event {
             Event::Requested(_) => {
-                let applicant = Applicant {
-                    chain: tunnel.peer_certificates(),
-                    remote: tunnel.remote(),
-                    worker: self.handle.clone(),
-                    seat,
-                };
-                let gateway = Arc::clone(&self.gateway);
+                let applicant = Applicant { chain: tunnel.peer_certificates(), remote: tunnel.remote() };
+                let (gateway, worker) = (Arc::clone(&self.gateway), self.handle.clone());
                 tokio::spawn(async move {
-                    let worker = applicant.worker.clone();
                     let verdict = admit(&gateway, applicant).await;
                     worker.tell(Order::Verdict(seat, verdict));
                 });
             }
             Event::Packet(packet) => {
                 if let Some(Member::Device(session)) = self.members.get(&seat) {
-                    take(&self.gateway, session, packet, &mut self.packets.inbound);
+                    take(&self.gateway, session, tunnel, packet, &mut self.packets.inbound);
                 }
             }
             Event::AddressesRequested(requests) => {
@@ -293,10 +290,12 @@ impl Worker {
     }
 
     /// A device gets its tunnel.
-    fn seat(&mut self, seat: Seat, session: Arc<Session>) {
+    fn seat(&mut self, seat: Seat, admitted: Admitted) {
         let now = Instant::now();
         let Some(Member::Stranger { .. }) = self.members.get(&seat) else { return };
         let Some(tunnel) = self.hubs[seat.hub].session(seat.handle) else { return };
+        let way = Way::Worker(self.handle.clone(), seat);
+        let session = Arc::new(Session::new(admitted, way, tunnel.remote()));
         tunnel.accept();
         tunnel.assign_addresses(session::assignments(&session.addresses));
         let routes = self.gateway.policy.advertised().into_iter().map(IpRange::from_prefix).collect();
@@ -328,9 +327,7 @@ impl Worker {
     fn closed(&mut self, seat: Seat, reason: &CloseReason) {
         match self.members.remove(&seat) {
             Some(Member::Device(session)) => {
-                self.gateway.leave(&session);
-                let seconds = session.since.elapsed().unwrap_or_default().as_secs();
-                log::info!("{}: session ended after {seconds} s: {reason}", session.certificate.device);
+                self.gateway.ended(&session, reason);
             }
             Some(Member::Stranger { .. }) => {
                 let outcome = match reason {
@@ -399,13 +396,19 @@ impl Worker {
                 continue;
             };
             last = Some((destination, Arc::clone(&session)));
-            if session.worker.number == self.handle.number {
-                self.send(&session, packet, now);
-                continue;
+            match &session.way {
+                Way::Worker(worker, seat) if worker.number == self.handle.number => {
+                    self.send(&session, *seat, packet, now);
+                }
+                Way::Worker(worker, _) => {
+                    let (_, packets) = elsewhere.entry(worker.number).or_insert_with(|| (worker.clone(), Vec::new()));
+                    packets.push((Arc::clone(&session), packet));
+                }
+                Way::Stream(lane) => {
+                    session.counters.sent(packet.len() - PREFIX.len());
+                    lane.send(packet.slice(PREFIX.len()..), now);
+                }
             }
-            let worker = &session.worker;
-            let (_, packets) = elsewhere.entry(worker.number).or_insert_with(|| (worker.clone(), Vec::new()));
-            packets.push((session, packet));
         }
         for (worker, packets) in elsewhere.into_values() {
             worker.tell(Order::Packets(packets));
@@ -415,15 +418,15 @@ impl Worker {
         Ok(true)
     }
 
-    fn send(&mut self, session: &Arc<Session>, packet: Bytes, now: Instant) {
+    fn send(&mut self, session: &Arc<Session>, seat: Seat, packet: Bytes, now: Instant) {
         let length = packet.len() - PREFIX.len();
-        match self.hubs[session.seat.hub].send(session.seat.handle, packet.clone(), now) {
+        match self.hubs[seat.hub].send(seat.handle, packet.clone(), now) {
             Ok(()) => session.counters.sent(length),
             Err(SendError::TooLarge { max }) => {
                 session.counters.too_large();
                 let packet = &packet[PREFIX.len()..];
                 let Some(header) = Header::parse(packet) else { return };
-                if session.may_reply() {
+                if session.may_reply(now) {
                     self.answer(packet, Cause::TooLarge { mtu: max }, header.destination);
                 }
             }
@@ -455,30 +458,13 @@ impl Worker {
     }
 }
 
-/// Checks a packet of a device.
-fn take(gateway: &Gateway, session: &Arc<Session>, packet: Bytes, passing: &mut Vec<Bytes>) {
-    let Some(Header { source, destination, .. }) = Header::parse(&packet) else {
-        return session.counters.malformed();
-    };
-    match gateway.policy.check(&session.addresses, source, destination) {
-        Ok(()) => {
-            // A device that sends over a new session has moved there. Over an old one it only sent what was under way.
-            if !session.was_current() {
-                gateway.make_current(session);
-            }
-            session.counters.received(packet.len());
-            passing.push(packet);
-        }
-        Err(refusal) => {
-            session.counters.refused(refusal);
-            // Nobody answers to a forged source.
-            if refusal != policy::Refusal::Spoofed && session.may_reply() {
-                let answer = icmp::error(&packet, Cause::Prohibited, destination);
-                if let Some(answer) = answer {
-                    let datagram = Bytes::from([&PREFIX, &answer[..]].concat());
-                    session.worker.tell(Order::Packets(vec![(Arc::clone(session), datagram)]));
-                }
-            }
-        }
+/// Takes a packet of a device.
+fn take(gateway: &Gateway, session: &Arc<Session>, tunnel: &mut Tunnel, packet: Bytes, passing: &mut Vec<Bytes>) {
+    let now = Instant::now();
+    match pass(gateway, session, packet, now) {
+        Passed::On(packet) => passing.push(packet),
+        // As any packet, the answer may be lost.
+        Passed::Answered(answer) => drop(tunnel.send([&PREFIX, &answer[..]].concat().into(), now)),
+        Passed::Dropped => {}
     }
 }

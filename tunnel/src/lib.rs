@@ -12,6 +12,8 @@
 //! | the tunnel over QUIC, without I/O | [`session`], [`quic`], [`congestion`], [`client`], [`server`] |
 //! | the tunnel over TCP | [`http2`] |
 //! | sockets | [`udp`], [`hub`] |
+//! | the tunnel over TCP | [`http2`], [`lane`], [`proxy`] |
+//! | the device's loop | [`carrier`] |
 //! | through a proxy | [`proxy`] |
 //! | the interface | [`tun`] |
 //!
@@ -26,6 +28,7 @@ pub mod congestion;
 pub mod http2;
 pub mod http3;
 pub mod hub;
+pub mod lane;
 pub mod offload;
 pub mod packet;
 pub mod proxy;

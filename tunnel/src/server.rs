@@ -1,6 +1,11 @@
 //! What keeps a gateway from giving a tunnel.
 
+use std::time::Duration;
+
 use crate::session::CloseReason;
+
+/// How long a client may take to ask for a tunnel.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why there is no tunnel.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

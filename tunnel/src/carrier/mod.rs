@@ -360,8 +360,9 @@ impl Carrier {
         let due = self.links.values().filter_map(Link::poll_timeout).chain(self.rests_until).min();
         let may_read = self.rests_until.is_none();
         let links = poll_fn(|context| {
-            let is_ready = self.links.values().any(|link| link.poll_ready(context).is_ready());
-            if is_ready { Poll::Ready(()) } else { Poll::Pending }
+            // All of them, so that each wakes this task.
+            let ready = self.links.values_mut().map(|link| link.poll_ready(context)).filter(Poll::is_ready).count();
+            if ready > 0 { Poll::Ready(()) } else { Poll::Pending }
         });
         tokio::select! {
             _ = self.queue.readable(), if may_read => {}

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     client::{ConnectError, ConnectRequest},
     http3::{Code, message},
-    link::printable,
+    session::printable,
     qpack::Field,
     request,
     session::CloseReason,

@@ -12,7 +12,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::{link::printable, session::CloseReason};
+use crate::session::{CloseReason, printable};
 
 /// A stream that takes new bytes only when all former ones are with the kernel. TLS would go on taking and keep up to
 /// 64 KiB of its own in front of a socket that is full.

@@ -37,6 +37,7 @@ use crate::{
     queue::Queue,
     request,
     routes::{IpRange, normalize},
+    server::REQUEST_TIMEOUT,
 };
 use liveness::{Due, Frames, Liveness, News};
 use streams::{Happening, Streams, code_of};
@@ -49,9 +50,6 @@ pub const PREFIX: [u8; 2] = [0, 0];
 
 /// Bytes of packets that may wait for the path.
 const QUEUE: usize = 1 << 20;
-
-/// How long a client may take to ask for a tunnel.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a refused client may take to acknowledge the answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
