@@ -11,7 +11,7 @@ use crate::addresses::{
 /// What may be on the device link; everything else is a leak.
 ///
 /// Allowed are ARP, DHCPv4 and DHCPv6, neighbour and router discovery, DNS with the router for the listed names only, NTP
-/// with the router, UDP 443 with the gateway and TCP 443 with the manager; and what a router says to a device about such a
+/// with the router, UDP and TCP 443 with the gateway and TCP 443 with the manager; and what a router says to a device about such a
 /// packet (ICMP errors, of which path MTU discovery lives). Multicast reports (MLD, IGMP), ICMP errors of the device and
 /// fragments are not.
 #[derive(Debug, Clone)]
@@ -102,6 +102,7 @@ impl Policy {
             Some(TransportSlice::Tcp(tcp)) => {
                 let (from, to) = ((source, tcp.source_port()), (destination, tcp.destination_port()));
                 is_with(&self.managers, 443, from, to)
+                    || is_with(&self.gateways, 443, from, to)
                     || is_with(&self.routers, 53, from, to) && self.allows_dns_segment(tcp.payload())
             }
             Some(TransportSlice::Icmpv6(icmp)) if matches!(icmp.type_u8(), 1..=4) => {

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Display, Write as _};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -33,10 +33,12 @@ pub enum Firewall {
 /// What the sets of the table hold: everybody whom the daemon may send packets to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Sets {
-    /// UDP port 443.
+    /// UDP and TCP port 443.
     pub gateways: BTreeSet<IpAddr>,
     /// TCP, on [`manager_ports`](Self::manager_ports).
     pub managers: BTreeSet<IpAddr>,
+    /// A proxy on the way to the gateways, by address and port: it shares the managers' sets.
+    pub proxies: BTreeSet<SocketAddr>,
     /// The managers' ports.
     pub manager_ports: BTreeSet<u16>,
     /// UDP and TCP port 53.
@@ -48,13 +50,15 @@ impl Sets {
     #[must_use]
     pub fn transaction(&self) -> String {
         let mut text = String::new();
-        for (name, addresses) in
-            [("gateways", &self.gateways), ("managers", &self.managers), ("resolvers", &self.resolvers)]
+        let managers = self.managers.iter().copied().chain(self.proxies.iter().map(SocketAddr::ip)).collect();
+        let ports: BTreeSet<u16> =
+            self.manager_ports.iter().copied().chain(self.proxies.iter().map(SocketAddr::port)).collect();
+        for (name, addresses) in [("gateways", &self.gateways), ("managers", &managers), ("resolvers", &self.resolvers)]
         {
             replace(&mut text, &format!("{name}4"), addresses.iter().filter(|address| address.is_ipv4()));
             replace(&mut text, &format!("{name}6"), addresses.iter().filter(|address| address.is_ipv6()));
         }
-        replace(&mut text, "manager_ports", self.manager_ports.iter());
+        replace(&mut text, "manager_ports", ports.iter());
         text
     }
 }
@@ -112,7 +116,7 @@ pub enum FirewallError {
     },
     /// The table has no rule for this port.
     #[error(
-        "the firewall lets packets to gateways out on UDP port {GATEWAY_PORT} only; the gateway's origin names port {port}"
+        "the firewall lets packets to gateways out on port {GATEWAY_PORT} only; the gateway's origin names port {port}"
     )]
     GatewayPort {
         /// The port.
@@ -148,6 +152,11 @@ impl Gate {
             sets.manager_ports = BTreeSet::from([port]);
         })
         .await
+    }
+
+    /// Opens for a proxy at these addresses, and closes for all others.
+    pub(super) async fn open_for_proxy(&self, addresses: BTreeSet<SocketAddr>) -> Result<(), FirewallError> {
+        self.change(|sets| sets.proxies = addresses).await
     }
 
     /// Refuses a port that would be closed whatever the sets hold.
@@ -243,6 +252,7 @@ mod tests {
         let sets = Sets {
             gateways: addresses(["198.51.100.10", "2001:db8:2::10", "198.51.100.9"]),
             managers: addresses(["203.0.113.10"]),
+            proxies: BTreeSet::from(["192.0.2.8:3128".parse().unwrap()]),
             manager_ports: BTreeSet::from([443, 8443]),
             resolvers: addresses(["2001:db8:1::1"]),
         };
@@ -253,13 +263,13 @@ mod tests {
              flush set inet m2mvpn gateways6\n\
              add element inet m2mvpn gateways6 { 2001:db8:2::10 }\n\
              flush set inet m2mvpn managers4\n\
-             add element inet m2mvpn managers4 { 203.0.113.10 }\n\
+             add element inet m2mvpn managers4 { 192.0.2.8, 203.0.113.10 }\n\
              flush set inet m2mvpn managers6\n\
              flush set inet m2mvpn resolvers4\n\
              flush set inet m2mvpn resolvers6\n\
              add element inet m2mvpn resolvers6 { 2001:db8:1::1 }\n\
              flush set inet m2mvpn manager_ports\n\
-             add element inet m2mvpn manager_ports { 443, 8443 }\n"
+             add element inet m2mvpn manager_ports { 443, 3128, 8443 }\n"
         );
     }
 

@@ -7,7 +7,7 @@
 //! | [`mark`] | the numbers by which the daemon's own packets are told from all others |
 //! | [`socket`] | sockets whose packets carry the mark |
 //! | [`race`] | the fastest of several addresses wins |
-//! | [`endpoint`] | QUIC connections over a marked socket |
+//! | [`endpoint`], [`stream`] | tunnels over a marked socket, QUIC and TCP |
 //! | [`resolver`] | the addresses of gateway and manager, asked from the uplink's resolvers |
 //! | [`uplink_dns`] | who the uplink's resolvers are |
 //! | [`firewall`] | opens the packet filter for gateway, manager and resolvers, and for nobody else |
@@ -27,12 +27,13 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use ipnet::IpNet;
 use m2m_protocol::device_config::Dns;
 use m2m_protocol::names::HttpsOrigin;
 use m2m_tunnel::client::ConnectRequest;
+use m2m_tunnel::http2::Http2Tunnel;
 use m2m_tunnel::hub::{ClientConfig, ConnectionHandle, Hub};
 use m2m_tunnel::routes::IpRange;
 use tokio::net::TcpStream;
@@ -51,6 +52,7 @@ pub mod resolver;
 pub mod routes;
 mod rule_guard;
 pub mod socket;
+pub mod stream;
 pub mod uplink_dns;
 pub mod uplinks;
 
@@ -60,6 +62,7 @@ use kernel::KernelError;
 use plan::{Plan, TooManyRoutes};
 use race::ConnectError;
 use resolver::{NameResolver, ResolveError};
+use stream::ProxyServer;
 use uplink_dns::UplinkDns;
 use uplinks::{Uplinks, Ways};
 
@@ -106,11 +109,9 @@ pub struct Applied {
 
 /// A tunnel that a gateway has opened.
 #[derive(Debug)]
-pub struct GatewayConnection {
-    /// Its socket and session.
-    pub hub: Hub,
-    /// The session.
-    pub handle: ConnectionHandle,
+pub struct GatewayConnection<Tunnel> {
+    /// The tunnel.
+    pub tunnel: Tunnel,
     /// The address that answered.
     pub remote: SocketAddr,
     /// Keeps the firewall open for that address: keep it as long as the connection, and no longer.
@@ -181,7 +182,7 @@ impl Network {
         let addresses = self.resolve(origin).await?;
         self.gate.open_for_manager(addresses.iter().map(SocketAddr::ip).collect(), origin.port()).await?;
         let (_, stream) =
-            race::race(&origin.authority(), &addresses, |address| async move { Ok(socket::tcp(address).await?) })
+            race::race(&origin.authority(), &addresses, |address| async move { Ok(socket::tcp(address, None).await?) })
                 .await?;
         Ok(stream)
     }
@@ -197,7 +198,7 @@ impl Network {
         origin: &HttpsOrigin,
         config: ClientConfig,
         uplink: Option<&str>,
-    ) -> Result<GatewayConnection, NetworkError> {
+    ) -> Result<GatewayConnection<(Hub, ConnectionHandle)>, NetworkError> {
         self.gate.lets_gateways_out_on(origin.port())?;
         let addresses = self.resolve(origin).await?;
         let candidates: BTreeSet<IpAddr> = addresses.iter().map(SocketAddr::ip).collect();
@@ -206,7 +207,38 @@ impl Network {
         let endpoint::Opened { hub, handle, remote } =
             endpoint::connect(&addresses, &origin.server_name(), request, config, uplink).await?;
         opening.narrow(remote.ip());
-        Ok(GatewayConnection { hub, handle, remote, opening })
+        Ok(GatewayConnection { tunnel: (hub, handle), remote, opening })
+    }
+
+    /// As [`connect_gateway`](Self::connect_gateway), over TCP, and through a proxy if there is one.
+    ///
+    /// # Errors
+    /// [`NetworkError`].
+    pub async fn connect_gateway_over_tcp(
+        &self,
+        origin: &HttpsOrigin,
+        tls: Arc<rustls::ClientConfig>,
+        proxy: Option<&ProxyServer>,
+        uplink: Option<&str>,
+    ) -> Result<GatewayConnection<Http2Tunnel>, NetworkError> {
+        let (addresses, mut opening) = match proxy {
+            None => {
+                self.gate.lets_gateways_out_on(origin.port())?;
+                let addresses = self.resolve(origin).await?;
+                let candidates = addresses.iter().map(SocketAddr::ip).collect();
+                (addresses, self.gate.open_for_gateway(candidates).await?)
+            }
+            Some(proxy) => {
+                let addresses = self.resolve_host(&proxy.host, proxy.port).await?;
+                self.gate.open_for_proxy(addresses.iter().copied().collect()).await?;
+                (addresses, self.gate.open_for_gateway(BTreeSet::new()).await?)
+            }
+        };
+        let (remote, tunnel) = stream::connect(&addresses, origin, tls, proxy, uplink).await?;
+        if proxy.is_none() {
+            opening.narrow(remote.ip());
+        }
+        Ok(GatewayConnection { tunnel, remote, opening })
     }
 
     /// Makes the network what `tunnel` says, on the interface with this index: MTU, addresses, link up, routes, DNS. What was applied
@@ -275,16 +307,20 @@ impl Network {
 
     /// The server's addresses in the order in which to try them.
     async fn resolve(&self, origin: &HttpsOrigin) -> Result<Vec<SocketAddr>, NetworkError> {
-        let resolvers = match origin.host() {
+        self.resolve_host(origin.host(), origin.port()).await
+    }
+
+    async fn resolve_host(&self, host: &url::Host<String>, port: u16) -> Result<Vec<SocketAddr>, NetworkError> {
+        let resolvers = match host {
             url::Host::Domain(_) => self.outer_resolvers(),
             _ => Vec::new(),
         };
         if !resolvers.is_empty() {
             self.gate.open_for_resolvers(resolvers.iter().map(SocketAddr::ip)).await?;
         }
-        let addresses = self.resolver.addresses(origin.host(), &resolvers).await?;
+        let addresses = self.resolver.addresses(host, &resolvers).await?;
         let addresses: Vec<SocketAddr> =
-            addresses.into_iter().map(|address| SocketAddr::new(address, origin.port())).collect();
+            addresses.into_iter().map(|address| SocketAddr::new(address, port)).collect();
         Ok(race::order(&addresses))
     }
 

@@ -48,6 +48,9 @@ pub enum AttemptError {
     /// The handshake, TLS errors and the gateway's refusal included.
     #[error("{0}")]
     Tunnel(#[from] m2m_tunnel::client::ConnectError),
+    /// The proxy on the way.
+    #[error("proxy: {0}")]
+    Proxy(#[from] m2m_tunnel::proxy::ProxyError),
     /// No answer in time.
     #[error("no answer in time")]
     TimedOut,

@@ -176,7 +176,7 @@ impl RuntimeProvider for MarkedSockets {
     ) -> Pin<Box<dyn Send + Future<Output = io::Result<Self::Tcp>>>> {
         let server = with_scope(&self.scopes, server);
         Box::pin(async move {
-            let connect = tokio::time::timeout(time_limit.unwrap_or(SERVER_TIME_LIMIT), socket::tcp(server));
+            let connect = tokio::time::timeout(time_limit.unwrap_or(SERVER_TIME_LIMIT), socket::tcp(server, None));
             Ok(AsyncIoTokioAsStd(connect.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??))
         })
     }

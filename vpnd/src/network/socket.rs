@@ -19,12 +19,15 @@ const RECEIVE_BUFFER: usize = 4 << 20;
 /// Bytes that may wait in the socket of a tunnel for the link. Small, because what waits here is late already.
 const SEND_BUFFER: usize = 1 << 20;
 
-/// Connects to `remote` with `TCP_NODELAY` set.
+/// Connects to `remote` with `TCP_NODELAY` set, over the network interface `uplink` if one is given.
 ///
 /// # Errors
 /// Whatever the kernel says; `PermissionDenied` without CAP_NET_ADMIN.
-pub async fn tcp(remote: SocketAddr) -> io::Result<TcpStream> {
+pub async fn tcp(remote: SocketAddr, uplink: Option<&str>) -> io::Result<TcpStream> {
     let socket = marked(Domain::for_address(remote), Type::STREAM, Protocol::TCP)?;
+    if let Some(uplink) = uplink {
+        socket.bind_device(Some(uplink.as_bytes()))?;
+    }
     let stream = TcpSocket::from_std_stream(socket.into()).connect(remote).await?;
     stream.set_nodelay(true)?;
     Ok(stream)

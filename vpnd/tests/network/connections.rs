@@ -1,17 +1,22 @@
 //! Marked connections to gateway and manager through the image's firewall.
 
+use std::future::poll_fn;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use m2m_tunnel::quic::{Timing, client_config, client_transport, server_config, server_transport};
+use m2m_tunnel::http3::Code;
+use m2m_tunnel::hub::{ClientConfig, ConnectionHandle, EndpointConfig, Hub, ServerConfig};
+use m2m_tunnel::quic::{IDLE_TIMEOUT, client_config, client_transport, server_config, server_transport};
+use m2m_tunnel::session::Event;
+use m2m_tunnel::udp::UdpSocket;
 use nix::unistd::{Uid, setfsuid};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use vpnd::network::firewall::Firewall;
 use vpnd::network::race::ConnectError;
 use vpnd::network::uplink_dns::UplinkDns;
-use vpnd::network::{NetworkError, Settings};
+use vpnd::network::{GatewayConnection, NetworkError, Settings};
 
 use crate::far::Far;
 use crate::place::{bare, in_namespace, json, network, run};
@@ -66,7 +71,7 @@ async fn echo(port: u16) {
 }
 
 /// A QUIC server's and client's configuration that fit each other.
-fn quic() -> (quinn::ServerConfig, quinn::ClientConfig) {
+fn quic() -> (ServerConfig, ClientConfig) {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let certified = rcgen::generate_simple_self_signed(vec!["gateway.example".to_owned()]).unwrap();
     let key = rustls_pki_types::PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der());
@@ -83,20 +88,46 @@ fn quic() -> (quinn::ServerConfig, quinn::ClientConfig) {
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let timing = Timing::default();
     (
-        server_config(server, server_transport(&timing)).unwrap(),
-        client_config(client, client_transport(&timing)).unwrap(),
+        server_config(server, server_transport(IDLE_TIMEOUT)).unwrap(),
+        client_config(client, client_transport(IDLE_TIMEOUT)).unwrap(),
     )
 }
 
-/// A QUIC server on this port, which keeps its connections.
-async fn gateway(config: quinn::ServerConfig, port: u16) {
-    let endpoint = quinn::Endpoint::server(config, (Ipv6Addr::UNSPECIFIED, port).into()).unwrap();
-    let mut connections = Vec::new();
-    while let Some(incoming) = endpoint.accept().await {
-        connections.push(incoming.await);
+/// A gateway on this port that lets everybody in.
+async fn gateway(config: ServerConfig, port: u16) {
+    let socket = std::net::UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)).unwrap();
+    let mut hub = Hub::new(UdpSocket::new(socket).unwrap(), EndpointConfig::default(), Some(config));
+    loop {
+        let now = Instant::now();
+        hub.receive(now).unwrap();
+        hub.handle_timeout(now);
+        while let Some(incoming) = hub.next_incoming() {
+            hub.accept(incoming, now);
+        }
+        while let Some(handle) = hub.next_changed(now) {
+            let Some(session) = hub.session(handle) else { continue };
+            while let Some(event) = session.poll_event() {
+                if matches!(event, Event::Requested(_)) {
+                    session.accept();
+                }
+            }
+        }
+        hub.transmit(now);
+        let due = hub.poll_timeout();
+        tokio::select! {
+            () = poll_fn(|context| hub.poll_ready(context)) => {}
+            () = tokio::time::sleep_until(due.unwrap_or(now).into()), if due.is_some() => {}
+        }
     }
+}
+
+/// Closes a tunnel and lets the gateway know.
+fn close(connection: &mut GatewayConnection<(Hub, ConnectionHandle)>) {
+    let now = Instant::now();
+    let (hub, handle) = &mut connection.tunnel;
+    hub.session(*handle).unwrap().close(Code::NO_ERROR, "", now);
+    hub.transmit(now);
 }
 
 #[test]
@@ -163,12 +194,12 @@ fn a_gateway_in_use_stays_open_while_another_is_tried() {
 
         let network = network(settings()).await;
         let origin = "https://gateway.example".parse().unwrap();
-        let first = network.connect_gateway(&origin, client.clone()).await.unwrap();
+        let mut first = network.connect_gateway(&origin, client.clone(), None).await.unwrap();
         assert_eq!(first.remote, "[2001:db8:2::10]:443".parse().unwrap());
         // IPv6 breaks: the next connection falls back to IPv4 at once, over the same dual-stack socket.
         far.run("ip address delete 2001:db8:2::10/128 dev lo");
         far.run("ip -6 route add blackhole 2001:db8:2::10/128");
-        let second = network.connect_gateway(&origin, client.clone()).await.unwrap();
+        let mut second = network.connect_gateway(&origin, client.clone(), None).await.unwrap();
         assert_eq!(second.remote, "198.51.100.10:443".parse().unwrap());
         assert_eq!(
             (set("gateways4"), set("gateways6")),
@@ -176,17 +207,18 @@ fn a_gateway_in_use_stays_open_while_another_is_tried() {
         );
 
         // The first one is let go: the next change closes the firewall for it.
-        first.connection.close(0u32.into(), b"");
+        close(&mut first);
         drop(first);
         let silent = "https://198.51.100.77".parse().unwrap();
-        let attempt = network.connect_gateway(&silent, client.clone());
+        let attempt = network.connect_gateway(&silent, client.clone(), None);
         tokio::time::timeout(Duration::from_millis(300), attempt).await.expect_err("nobody is there");
         assert_eq!(set("gateways4"), ["198.51.100.10", "198.51.100.77"]);
         let error =
-            network.connect_gateway(&"https://wrong.example".parse().unwrap(), client.clone()).await.unwrap_err();
+            network.connect_gateway(&"https://wrong.example".parse().unwrap(), client.clone(), None).await.unwrap_err();
         assert!(matches!(error, NetworkError::Resolve(_)), "{error}");
         assert_eq!((set("gateways4"), set("gateways6")), (vec!["198.51.100.10".to_owned()], vec![]));
-        assert_eq!(second.connection.close_reason(), None);
+        let (hub, handle) = &mut second.tunnel;
+        assert!(hub.session(*handle).unwrap().is_open());
 
         let counters = run("nft list chain inet watch out");
         let packets = |comment: &str| -> u64 {
@@ -196,9 +228,7 @@ fn a_gateway_in_use_stays_open_while_another_is_tried() {
         };
         assert_eq!(packets("unmarked"), 0);
         assert!(packets("marked") > 3, "{counters}");
-        second.connection.close(0u32.into(), b"");
-        drop(second.connection);
-        second.endpoint.wait_idle().await;
+        close(&mut second);
         network.stop().await.unwrap();
     });
 }
@@ -211,7 +241,7 @@ fn a_wrong_certificate_and_a_silent_gateway_are_told_apart() {
         let (_, stranger) = quic();
         far.spawn(|| gateway(server, 443));
         let network = network(bare()).await;
-        let error = network.connect_gateway(&"https://198.51.100.10".parse().unwrap(), stranger).await.unwrap_err();
+        let error = network.connect_gateway(&"https://198.51.100.10".parse().unwrap(), stranger, None).await.unwrap_err();
         let NetworkError::Connect(ConnectError::Unreachable { attempts, .. }) = &error else { panic!("{error}") };
         assert!(attempts[0].1.to_string().contains("certificate"), "{error}");
         network.stop().await.unwrap();

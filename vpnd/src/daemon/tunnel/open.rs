@@ -4,14 +4,21 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use m2m_identity::tls::{ClientTls, client_config};
+use m2m_protocol::device_config::Proxy;
 use m2m_protocol::names::HttpsOrigin;
 use m2m_tunnel::carrier::Way;
 use m2m_tunnel::client::ConnectError;
+use m2m_tunnel::http2;
+use m2m_tunnel::hub::ClientConfig;
+use m2m_tunnel::lane::Lane;
+use m2m_tunnel::proxy::Credentials;
 use m2m_tunnel::quic;
+use zeroize::Zeroizing;
 
 use super::super::device::{Device, Member};
 use crate::network::firewall::Opening;
 use crate::network::race::{AttemptError, ConnectError as NoConnection};
+use crate::network::stream::ProxyServer;
 use crate::network::{GatewayConnection, Network, NetworkError};
 use crate::peer::{self, Distrust};
 use crate::roaming::Transport;
@@ -43,32 +50,59 @@ pub(super) async fn open(
         return Err(ConnectFailure::Expired(text));
     }
     member.key.take_failure();
-    let connected = match transport {
+    let failed = |error| signing_failed(&member).unwrap_or_else(|| no_connection(error, &device));
+    let opened = match transport {
         Transport::Http3 => {
             let config = quic_config(&device, &member)?;
-            network.connect_gateway(&gateway, config, uplink.as_deref()).await
+            let connected = network.connect_gateway(&gateway, config, uplink.as_deref()).await.map_err(failed)?;
+            let GatewayConnection { tunnel: (mut hub, handle), remote, opening } = connected;
+            let packet_size = hub.session(handle).map_or(0, |session| session.max_packet_size());
+            Opened { way: Way::Http3(Box::new(hub), handle), remote, packet_size, opening }
         }
         Transport::Http2 => {
-            return Err(ConnectFailure::Unreachable("HTTP/2 is not there".to_owned()));
+            let tls = Arc::new(tls_config(&device, &member, http2::ALPN)?);
+            let proxy = member.tunnel.proxy.as_deref().map(proxy_server).transpose()?;
+            let connected = network.connect_gateway_over_tcp(&gateway, tls, proxy.as_ref(), uplink.as_deref());
+            let GatewayConnection { tunnel, remote, opening } = connected.await.map_err(failed)?;
+            let (lane, incoming) = Lane::start(tunnel);
+            Opened { way: Way::Http2(lane, incoming), remote, packet_size: LARGEST_PACKET, opening }
         }
     };
-    let connected = connected.map_err(|error| signing_failed(&member).unwrap_or_else(|| no_connection(error, &device)));
-    let GatewayConnection { mut hub, handle, remote, opening } = connected?;
     device.clock.believe();
-    let packet_size = hub.session(handle).map_or(0, |session| session.max_packet_size());
-    Ok(Opened { way: Way::Http3(Box::new(hub), handle), remote, packet_size, opening })
+    Ok(opened)
 }
 
-fn quic_config(device: &Device, member: &Member) -> Result<m2m_tunnel::hub::ClientConfig, ConnectFailure> {
-    let tls = client_config(ClientTls {
-        anchors: &member.anchors,
-        identity: Some(&member.identity),
-        alpn: &[b"h3"],
-        clock: device.clock.provider(),
-    })
-    .map_err(|error| ConnectFailure::Identity(error.to_string()))?;
+/// TCP carries packets of any size.
+const LARGEST_PACKET: usize = 65_535;
+
+/// The proxy with its password, which is read each time: it may have been changed.
+fn proxy_server(proxy: &Proxy) -> Result<ProxyServer, ConnectFailure> {
+    let credentials = match proxy.login() {
+        None => None,
+        Some((user, file)) => {
+            let cannot = |error: &dyn std::fmt::Display| ConnectFailure::Local(format!("{}: {error}", file.display()));
+            let password = Zeroizing::new(std::fs::read_to_string(file).map_err(|error| cannot(&error))?);
+            let password = password.trim_end_matches(['\r', '\n']);
+            Some(Credentials::basic(user, password).map_err(|error| cannot(&error))?)
+        }
+    };
+    Ok(ProxyServer { host: proxy.url().host().clone(), port: proxy.url().port(), credentials })
+}
+
+fn quic_config(device: &Device, member: &Member) -> Result<ClientConfig, ConnectFailure> {
+    let tls = tls_config(device, member, quic::ALPN)?;
     quic::client_config(tls, quic::client_transport(quic::IDLE_TIMEOUT))
         .map_err(|error| ConnectFailure::Local(error.to_string()))
+}
+
+fn tls_config(device: &Device, member: &Member, alpn: &[u8]) -> Result<rustls::ClientConfig, ConnectFailure> {
+    client_config(ClientTls {
+        anchors: &member.anchors,
+        identity: Some(&member.identity),
+        alpn: &[alpn],
+        clock: device.clock.provider(),
+    })
+    .map_err(|error| ConnectFailure::Identity(error.to_string()))
 }
 
 /// Whether it was this device's own key that failed.
@@ -81,6 +115,7 @@ fn no_connection(error: NetworkError, device: &Device) -> ConnectFailure {
         NetworkError::Connect(NoConnection::Unreachable { attempts, .. }) => {
             attempts.iter().find_map(|(_, why)| match why {
                 AttemptError::Tunnel(ConnectError::Closed(reason)) => peer::of_tunnel(reason, &device.clock),
+                AttemptError::Io(error) => peer::of_tls(error, &device.clock),
                 AttemptError::Tunnel(error @ ConnectError::Refused { status, .. }) if status.is_client_error() => {
                     Some(Distrust::OfDevice(error.to_string()))
                 }
