@@ -183,7 +183,7 @@ impl Roaming {
         if self.life != Life::Awake {
             return None;
         }
-        let links = self.links.iter().filter_map(|(id, link)| self.link_deadline(*id, link));
+        let links = self.links.values().filter_map(Link::deadline);
         // A round is not begun before all attempts of the one before it are.
         let outage = self.outage.as_ref().filter(|_| !self.is_unconfirmed() && self.search.is_through());
         let round = outage.and_then(|outage| outage.next_round);
