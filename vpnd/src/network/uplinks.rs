@@ -1,8 +1,8 @@
 //! Tells when the machine's ways to the internet change, so that the tunnel moves to another one at once, and a lost tunnel is tried
 //! again at once and not after its backoff.
 //!
-//! What is gone is told within [`LOSS_CHECK`] and the time of one look at the kernel's tables; what came is told when the network has
-//! come to rest, because DHCP sets an address, then a route, then another one.
+//! Lost carrier is told after one look at the kernel's tables, a lost address or route [`LOSS_CHECK`] later; what came is told when the
+//! network has come to rest, because DHCP sets an address, then a route, then another one.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -18,9 +18,9 @@ mod debouncer;
 mod ways;
 
 pub use debouncer::{AT_MOST, LOSS_CHECK, QUIET};
-use debouncer::{Check, Debouncer};
+use debouncer::{Check, Debouncer, News};
 pub(super) use ways::Ways;
-use ways::may_be_loss;
+use ways::news;
 
 /// How long to wait before watching again, after the kernel could not keep up telling.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -32,7 +32,9 @@ pub struct Uplinks {
     pub ipv4: bool,
     /// There is an IPv6 default route over a link with carrier.
     pub ipv6: bool,
-    /// Grows with each change of what stands in `interfaces`.
+    /// Some interface has carrier and an address, if no router. The loopback interface and tunnels do not count.
+    pub is_on_network: bool,
+    /// Grows with each change of the rest.
     pub generation: u64,
     /// The interfaces, by index.
     pub interfaces: Vec<Interface>,
@@ -101,13 +103,13 @@ async fn watch_once(sender: &watch::Sender<Uplinks>, known: &mut Ways) -> Result
     let mut connection = std::pin::pin!(connection);
     let mut debouncer = Debouncer::default();
     // What happened before the events were subscribed.
-    debouncer.event(true, Instant::now());
+    debouncer.event(News::Loss, Instant::now());
     loop {
         let due = debouncer.due();
         tokio::select! {
             () = &mut connection => return Ok(()),
             event = events.next() => match event {
-                Some((message, _)) => debouncer.event(may_be_loss(&message), Instant::now()),
+                Some((message, _)) => debouncer.event(news(&message), Instant::now()),
                 None => return Ok(()),
             },
             () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => {

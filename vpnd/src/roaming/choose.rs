@@ -59,7 +59,7 @@ impl Roaming {
         {
             entry.http3_retry.put_off(&mut self.rng, now);
         }
-        if self.gateways.first().is_some_and(|best| *best < self.priority(way.gateway)) {
+        if self.has_better_gateway(way.gateway) {
             self.gateway_retry.put_off(&mut self.rng, now);
         }
     }

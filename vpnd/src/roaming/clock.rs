@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::link::{Link, LinkId, Stage};
+use super::link::{LinkId, Stage};
 use super::timing::{PROBE, PROBES};
 use super::{CloseReason, Command, Roaming};
 use crate::state::ConnectFailure;
@@ -12,19 +12,12 @@ impl Roaming {
         let due: Vec<LinkId> = self
             .links
             .iter()
-            .filter(|(id, link)| self.link_deadline(**id, link).is_some_and(|deadline| deadline <= now))
+            .filter(|(_, link)| link.deadline().is_some_and(|deadline| deadline <= now))
             .map(|(id, _)| *id)
             .collect();
         for id in due {
             self.link_due(id, now);
         }
-    }
-
-    /// When something is due for a link.
-    pub(super) fn link_deadline(&self, id: LinkId, link: &Link) -> Option<Instant> {
-        // The active link is replaced before it retires.
-        debug_assert!(self.active != Some(id) || link.retire_at.is_none());
-        link.deadline()
     }
 
     /// A link that has proven itself is used like any other.

@@ -129,6 +129,9 @@ impl Roaming {
         if let Some(entry) = self.uplinks.get_mut(way.uplink) {
             entry.retry.reset();
         }
+        if let Some(gateway) = self.gateways.get_mut(way.gateway) {
+            gateway.refusal.reset();
+        }
         if way.transport == Transport::Http3 {
             self.note_udp(way.uplink, Udp::Works);
         }
@@ -268,6 +271,9 @@ impl Roaming {
         }
         if matches!(failure, ConnectFailure::Refused(_)) {
             self.search.skip_gateway(way.gateway);
+            if let Some(gateway) = self.gateways.get_mut(way.gateway) {
+                gateway.refusal.put_off(&mut self.rng, now);
+            }
         }
         let is_own_fault = matches!(failure, ConnectFailure::Identity(_) | ConnectFailure::Expired(_));
         if is_own_fault && self.active.is_none() {

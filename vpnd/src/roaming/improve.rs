@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::Roaming;
 use super::link::Link;
-use super::plan::{Planner, Step};
+use super::plan::Step;
 use super::uplink::UplinkId;
 use super::{Transport, Wanted};
 
@@ -76,8 +76,7 @@ impl Roaming {
             let trusted = entry.trusted_from();
             (Some(entry.retry.due().map_or(trusted, |due| due.max(trusted))), Target::Uplink(entry.uplink.id))
         });
-        let has_better_gateway = self.gateways.first().is_some_and(|best| *best < self.priority(active.gateway));
-        let gateway = has_better_gateway.then(|| (self.gateway_retry.due(), Target::Gateway));
+        let gateway = self.has_better_gateway(active.gateway).then(|| (self.gateway_retry.due(), Target::Gateway));
         let lacks_http3 = active.transport == Transport::Http2 && self.wanted == Wanted::Auto;
         let http3 = self.uplinks.get(active.uplink).filter(|_| lacks_http3);
         let http3 = http3.map(|entry| (entry.http3_retry.due(), Target::Http3));
@@ -93,7 +92,12 @@ impl Roaming {
                 let better = (0..self.gateways.len()).filter(|gateway| self.priority(*gateway) < own).collect();
                 self.planner(better, now).over(active.uplink)
             }
-            Target::Http3 => Planner::http3(active),
+            Target::Http3 => {
+                let own = self.priority(active.gateway);
+                let mut equal = self.gateways_from(Some(active.gateway));
+                equal.retain(|gateway| self.priority(*gateway) == own);
+                self.planner(equal, now).http3(active.uplink)
+            }
         }
     }
 

@@ -68,7 +68,7 @@ pub use view::{LinkState, LinkView, Phase, UplinkView, View};
 /// The state machine.
 #[derive(Debug)]
 pub struct Roaming {
-    gateways: Vec<u16>,
+    gateways: Vec<Gateway>,
     wanted: Wanted,
     on_demand: bool,
     life: Life,
@@ -92,6 +92,13 @@ pub struct Roaming {
     spread: Duration,
     told: Told,
     commands: Vec<Command>,
+}
+
+#[derive(Debug)]
+struct Gateway {
+    priority: u16,
+    /// When it may be asked again, after it did not let this device in.
+    refusal: Retry,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,12 +132,22 @@ struct Told {
     loss: String,
 }
 
+impl Gateway {
+    fn new(priority: u16) -> Self {
+        Self { priority, refusal: Retry::new(timing::REFUSED) }
+    }
+
+    fn may_be_asked(&self, now: Instant) -> bool {
+        self.refusal.due().is_none_or(|due| due <= now)
+    }
+}
+
 impl Roaming {
     /// The machine and what to do first. `seed` makes the jitter of this device.
     #[must_use]
     pub fn new(config: Config, seed: u64, now: Instant) -> (Self, Vec<Command>) {
         let mut roaming = Self {
-            gateways: config.gateways,
+            gateways: config.gateways.into_iter().map(Gateway::new).collect(),
             wanted: config.transport,
             on_demand: config.on_demand,
             life: if config.on_demand { Life::Asleep } else { Life::Awake },
@@ -166,7 +183,7 @@ impl Roaming {
         if self.life != Life::Awake {
             return None;
         }
-        let links = self.links.iter().filter_map(|(id, link)| self.link_deadline(*id, link));
+        let links = self.links.values().filter_map(Link::deadline);
         // A round is not begun before all attempts of the one before it are.
         let outage = self.outage.as_ref().filter(|_| !self.is_unconfirmed() && self.search.is_through());
         let round = outage.and_then(|outage| outage.next_round);
@@ -242,7 +259,12 @@ impl Roaming {
     }
 
     fn priority(&self, gateway: usize) -> u16 {
-        self.gateways.get(gateway).copied().unwrap_or(u16::MAX)
+        self.gateways.get(gateway).map_or(u16::MAX, |gateway| gateway.priority)
+    }
+
+    /// Whether there is a gateway with a lower priority number.
+    fn has_better_gateway(&self, than: usize) -> bool {
+        self.gateways.iter().any(|gateway| gateway.priority < self.priority(than))
     }
 
     /// All gateways, this one first and then the others from the preferred one on.
@@ -251,7 +273,9 @@ impl Roaming {
         first.into_iter().chain(others).collect()
     }
 
-    fn planner(&self, gateways: Vec<usize>, now: Instant) -> Planner {
+    /// Makes plans for these gateways, but those that would refuse.
+    fn planner(&self, mut gateways: Vec<usize>, now: Instant) -> Planner {
+        gateways.retain(|gateway| self.gateways.get(*gateway).is_some_and(|gateway| gateway.may_be_asked(now)));
         let lane = |entry: &&book::Entry| Lane {
             uplink: entry.uplink.id,
             is_metered: entry.uplink.metered,

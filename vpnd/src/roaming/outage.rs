@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 use rand::Rng;
 
 use super::Trouble;
-use super::timing::{OLD, OUTAGE_IS_YOUNG, REFUSED, YOUNG};
+use super::timing::{OLD, OUTAGE_IS_YOUNG, YOUNG};
 use crate::state::Backoff;
 
 #[derive(Debug)]
 pub(super) struct Outage {
     pub(super) trouble: Trouble,
+    /// The beginning, or the last change.
     since: Instant,
     /// Rounds since the trouble is what it is.
     pub(super) rounds: u32,
@@ -19,7 +20,6 @@ pub(super) struct Outage {
     pub(super) next_round: Option<Instant>,
     young: Backoff,
     old: Backoff,
-    refused: Backoff,
 }
 
 impl Outage {
@@ -34,7 +34,6 @@ impl Outage {
             next_round: Some(now),
             young: backoff(YOUNG),
             old: backoff(OLD),
-            refused: backoff(REFUSED),
         }
     }
 
@@ -54,8 +53,9 @@ impl Outage {
         is_new
     }
 
-    /// Something new is being tried besides: the next round does not wait for long.
+    /// Something new is being tried besides: the waits are short again.
     pub(super) fn something_changed(&mut self, now: Instant) {
+        self.since = now;
         self.young.reset();
         let soon = now + YOUNG.1;
         self.next_round = Some(self.next_round.map_or(soon, |next| next.min(soon)));
@@ -68,11 +68,6 @@ impl Outage {
         let is_young = now.saturating_duration_since(self.since) < OUTAGE_IS_YOUNG;
         let pause = if is_young { self.young.next(rng) } else { self.old.next(rng) };
         self.next_round = length.map(|length| now + pause.max(length));
-    }
-
-    /// A gateway does not let this device in.
-    pub(super) fn refused(&mut self, rng: &mut impl Rng, now: Instant) {
-        self.next_round = Some(now + self.refused.next(rng));
     }
 
     /// This device has nothing to connect with.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use m2m_protocol::device_config::Transport as Wanted;
 
 use super::link::Way;
-use super::timing::{HTTP2_LATER, NEXT_IN_LINE, NEXT_IN_LINE_AGAIN, SAME_AGAIN};
+use super::timing::{ATTEMPT_BETTER, HTTP2_LATER, NEXT_IN_LINE, NEXT_IN_LINE_AGAIN, SAME_AGAIN};
 use super::uplink::UplinkId;
 use super::{Transport, Trouble};
 
@@ -66,16 +66,20 @@ impl Planner {
         let mut steps = Vec::new();
         for lane in self.lanes.iter().filter(|lane| lane.uplink == uplink) {
             for (gateway, line) in self.gateways.iter().zip(0..) {
-                self.pair(&mut steps, *lane, *gateway, NEXT_IN_LINE * line, false);
+                let extra = if self.is_last_resort(*lane) { NEXT_IN_LINE } else { Duration::ZERO };
+                self.pair(&mut steps, *lane, *gateway, NEXT_IN_LINE * line + extra, false);
             }
         }
         steps
     }
 
-    /// HTTP/3 beside an HTTP/2 link.
-    pub(super) fn http3(own: Way) -> Vec<Step> {
-        let way = Way { transport: Transport::Http3, ..own };
-        vec![Step { after: Duration::ZERO, at_least: Duration::ZERO, way }]
+    /// HTTP/3 beside an HTTP/2 link over this uplink: to one gateway after the other has failed.
+    pub(super) fn http3(&self, uplink: UplinkId) -> Vec<Step> {
+        let step = |(gateway, line): (&usize, u32)| {
+            let way = Way { uplink, gateway: *gateway, transport: Transport::Http3 };
+            Step { after: ATTEMPT_BETTER * line, at_least: Duration::ZERO, way }
+        };
+        self.gateways.iter().zip(0..).map(step).collect()
     }
 
     fn all(&self, spacing: Duration) -> Vec<Step> {

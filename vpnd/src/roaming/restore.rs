@@ -1,5 +1,6 @@
 //! Without active link, or with one in trouble: everything else is tried, round after round.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use rand::RngExt;
@@ -7,7 +8,9 @@ use rand::RngExt;
 use super::link::{Link, LinkId, Way};
 use super::outage::Outage;
 use super::plan::Step;
-use super::timing::{AGAIN, ALARM_DELAY, ATTEMPT, ATTEMPT_BETTER, LEAVING_SPREAD, MOST_ATTEMPTS, PATIENCE, step};
+use super::timing::{
+    AGAIN, ALARM_DELAY, ATTEMPT, ATTEMPT_BETTER, CONFIRM, LEAVING_SPREAD, MOST_ATTEMPTS, PATIENCE, step,
+};
 use super::uplink::UplinkId;
 use super::{CloseReason, Command, Report, Roaming, Trouble};
 use crate::state::ConnectFailure;
@@ -40,7 +43,7 @@ impl Roaming {
 
     /// Opens what the search says is due.
     pub(super) fn open_due(&mut self, now: Instant) {
-        while let Some(way) = self.search.take_due(now) {
+        while let Some(way) = self.search.take_due(now, |way| is_being_tried(&self.links, way)) {
             if !self.uplinks.is_present(way.uplink) {
                 continue;
             }
@@ -48,21 +51,18 @@ impl Roaming {
                 self.search.postpone(way, later);
                 continue;
             }
-            if let Some(later) = self.make_room(now) {
+            if let Some(later) = self.make_room(way, now) {
                 return self.search.postpone(way, later);
             }
             self.open(way, now);
         }
     }
 
-    /// An uplink came or is another one, while the tunnel is down or in trouble: it is tried besides what is planned. That of the active
-    /// link is seen to with the link.
+    /// An uplink came or is another one, while the tunnel is down or in trouble: it is tried besides what is planned. Where the active
+    /// link goes over it, that one has its chance first.
     pub(super) fn try_besides(&mut self, uplink: UplinkId, now: Instant) {
         let own = self.active_link().map(|link| link.way);
         let is_leaving = self.trouble_of_active() == Some(Trouble::Leaving);
-        if own.is_some_and(|own| own.uplink == uplink) && !is_leaving {
-            return;
-        }
         let Some(outage) = &mut self.outage else { return };
         outage.something_changed(now);
         let gateways = match own {
@@ -70,22 +70,21 @@ impl Roaming {
             _ => self.gateways_from(self.last_way.map(|way| way.gateway)),
         };
         let steps = self.planner(gateways, now).over(uplink);
-        self.search.add(steps, now);
+        let is_own = own.is_some_and(|own| own.uplink == uplink);
+        self.search.add(steps, if is_own && !is_leaving { now + CONFIRM } else { now });
     }
 
     fn is_round_due(&self, now: Instant) -> bool {
         self.outage.as_ref().is_some_and(|outage| outage.is_due(now))
     }
 
-    /// Reports how a round ended. What somebody has to mend makes the next one wait.
+    /// Reports how a round ended. Without a key and certificate, the next one waits.
     fn end_round(&mut self, now: Instant) {
         // While there is a link, however ill, its end will say more.
         let Some((gateway, failure)) = self.search.take_verdict().filter(|_| self.active.is_none()) else { return };
         let Some(outage) = &mut self.outage else { return };
-        match failure {
-            ConnectFailure::Refused(_) => outage.refused(&mut self.rng, now),
-            ConnectFailure::Identity(_) | ConnectFailure::Expired(_) => outage.unable(&mut self.rng, now),
-            _ => {}
+        if matches!(failure, ConnectFailure::Identity(_) | ConnectFailure::Expired(_)) {
+            outage.unable(&mut self.rng, now);
         }
         self.report(Report::Failed { gateway: Some(gateway), failure });
     }
@@ -97,7 +96,11 @@ impl Roaming {
         let length = steps.iter().map(|step| step.after + delay).max();
         let Some(outage) = &mut self.outage else { return };
         outage.round(length, &mut self.rng, now);
-        if length.is_none() && self.active.is_none() {
+        if length.is_none() && !self.uplinks.present().is_empty() {
+            // Every gateway has refused.
+            let refusals = self.gateways.iter().filter_map(|gateway| gateway.refusal.due());
+            outage.next_round = refusals.filter(|due| *due > now).min();
+        } else if length.is_none() && self.active.is_none() {
             let failure = ConnectFailure::Unreachable("there is no uplink".to_owned());
             self.report(Report::Failed { gateway: None, failure });
         }
@@ -133,18 +136,27 @@ impl Roaming {
         let attempts = self.links.values().filter(|link| link.way == way && link.is_attempt());
         attempts.map(|link| link.since + AGAIN).max().filter(|old| *old > now)
     }
-    /// `None` where there is room for one more attempt, at the cost of an old one if need be; otherwise when there will be.
-    fn make_room(&mut self, now: Instant) -> Option<Instant> {
-        let attempts = self.links.iter().filter(|(_, link)| link.is_attempt());
-        if attempts.clone().count() < MOST_ATTEMPTS {
+    /// `None` where there is room for one more attempt, at the cost of another one if need be; otherwise when there will be. The first
+    /// attempt at a way is worth more than the second one at another.
+    fn make_room(&mut self, way: Way, now: Instant) -> Option<Instant> {
+        let attempts: Vec<(LinkId, &Link)> =
+            self.links.iter().filter(|(_, link)| link.is_attempt()).map(|(id, link)| (*id, link)).collect();
+        if attempts.len() < MOST_ATTEMPTS {
             return None;
         }
-        let (oldest, since) = attempts.min_by_key(|(_, link)| link.since).map(|(id, link)| (*id, link.since))?;
-        if now < since + PATIENCE {
-            return Some(since + PATIENCE);
+        let is_first = !is_being_tried(&self.links, way);
+        let is_doubled = |way: Way| attempts.iter().filter(|(_, link)| link.way == way).count() > 1;
+        let is_old = |link: &Link| link.since + PATIENCE <= now;
+        let oldest = |choice: &dyn Fn(&Link) -> bool| {
+            attempts.iter().filter(|(_, link)| choice(link)).min_by_key(|(_, link)| link.since).map(|(id, _)| *id)
+        };
+        match oldest(&|link| is_old(link) || is_first && is_doubled(link.way)) {
+            Some(old) => {
+                self.close(old, CloseReason::TimedOut);
+                None
+            }
+            None => attempts.iter().map(|(_, link)| link.since + PATIENCE).min(),
         }
-        self.close(oldest, CloseReason::TimedOut);
-        None
     }
 
     fn open(&mut self, way: Way, now: Instant) {
@@ -166,4 +178,8 @@ impl Roaming {
         self.search.clear();
         self.close_where(CloseReason::NotNeeded, |_, _, link| link.is_attempt());
     }
+}
+
+fn is_being_tried(links: &BTreeMap<LinkId, Link>, way: Way) -> bool {
+    links.values().any(|link| link.is_attempt() && link.way == way)
 }

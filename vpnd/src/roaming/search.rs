@@ -37,10 +37,11 @@ impl Search {
         self.verdict = None;
     }
 
-    /// The next way whose time has come.
-    pub(super) fn take_due(&mut self, now: Instant) -> Option<Way> {
-        let due = self.pending.iter().position(|pending| pending.at() <= now)?;
-        Some(self.pending.remove(due).way)
+    /// The next way whose time has come; what is not being tried yet goes before what is.
+    pub(super) fn take_due(&mut self, now: Instant, is_being_tried: impl Fn(Way) -> bool) -> Option<Way> {
+        let due = self.pending.iter().enumerate().filter(|(_, pending)| pending.at() <= now);
+        let (place, _) = due.min_by_key(|(_, pending)| is_being_tried(pending.way))?;
+        Some(self.pending.remove(place).way)
     }
 
     /// Not yet: `way` again at this time.
@@ -129,7 +130,7 @@ mod tests {
         let ms = |milliseconds| start + Duration::from_millis(milliseconds);
         let mut search = Search::default();
         search.begin(vec![step(0, 0, 0), step(1000, 0, 1), step(2000, 0, 2), step(3000, 3000, 3)], start);
-        let take = |search: &mut Search, now| search.take_due(now).map(|way| way.gateway);
+        let take = |search: &mut Search, now| search.take_due(now, |_| false).map(|way| way.gateway);
         assert_eq!(take(&mut search, start), Some(0));
         assert_eq!(take(&mut search, ms(100)), None);
         search.hurry(ms(100));

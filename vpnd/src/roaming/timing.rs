@@ -40,7 +40,7 @@ pub(super) const OUTAGE_IS_YOUNG: Duration = s(600);
 pub(super) const YOUNG: (Duration, Duration) = (s(1), s(4));
 /// The waits after that.
 pub(super) const OLD: (Duration, Duration) = (s(8), s(60));
-/// The waits while gateways refuse: somebody has to decide.
+/// The waits for a gateway that refused: somebody has to decide.
 pub(super) const REFUSED: (Duration, Duration) = (s(60), s(1800));
 /// A gateway that ends loses all its devices at one moment; they try again spread over this time.
 pub(super) const SPREAD: Duration = s(1);

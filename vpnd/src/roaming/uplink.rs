@@ -37,8 +37,8 @@ pub struct Uplink {
 impl Uplink {
     /// What the machine has, with what the device's configuration says about it: the first entry that fits an interface counts.
     ///
-    /// An interface without default route is an uplink when an entry names it, and when there is no other. Where there is none at all,
-    /// the kernel's routes are asked ([`UplinkId::ANY`]): a gateway on the machine's own network needs no router.
+    /// An interface without default route is an uplink when an entry names it, and when there is no other. Where no interface has a router
+    /// at all, but the machine is on some network, the kernel's routes are asked ([`UplinkId::ANY`]): the gateway may be on it, too.
     #[must_use]
     pub fn list(uplinks: &Uplinks, entries: &[device_config::Uplink]) -> Vec<Self> {
         let of = |wanted: fn(&Interface, bool) -> bool| -> Vec<Self> {
@@ -53,7 +53,7 @@ impl Uplink {
             return listed;
         }
         let others = of(|_, _| true);
-        if !others.is_empty() {
+        if !others.is_empty() || !uplinks.is_on_network {
             return others;
         }
         vec![Self {
@@ -129,7 +129,7 @@ mod tests {
     }
 
     fn list(interfaces: &[Interface], entries: &[device_config::Uplink]) -> Vec<Uplink> {
-        let uplinks = Uplinks { interfaces: interfaces.to_vec(), ..Uplinks::default() };
+        let uplinks = Uplinks { interfaces: interfaces.to_vec(), is_on_network: true, ..Uplinks::default() };
         let mut list = Uplink::list(&uplinks, entries);
         list.sort_by_key(Uplink::rank);
         list
@@ -174,5 +174,6 @@ mod tests {
         assert_eq!(names(&[cable, plant.clone()], &[entry(r#"{"interface": "eth1"}"#)]), ["eth0", "eth1"]);
         assert_eq!(names(&[plant], &[]), ["eth1"]);
         assert_eq!(list(&[], &[])[0].id, UplinkId::ANY);
+        assert_eq!(Uplink::list(&Uplinks::default(), &[]), []);
     }
 }

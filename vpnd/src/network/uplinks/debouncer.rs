@@ -8,8 +8,19 @@ pub const QUIET: Duration = Duration::from_millis(200);
 /// A change counts after this long, however restless the network is.
 pub const AT_MOST: Duration = Duration::from_secs(2);
 
-/// A loss counts after this long: time for whoever replaces an address or a route to set the new one.
+/// A lost address or route counts after this long: time for whoever replaces it to set the new one.
 pub const LOSS_CHECK: Duration = Duration::from_millis(20);
+
+/// What an event may be about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum News {
+    /// Something new.
+    Other,
+    /// An address or a route that is gone.
+    Loss,
+    /// A link without carrier: nobody replaces that.
+    NoCarrier,
+}
 
 /// What to look for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +35,7 @@ pub(super) enum Check {
 #[derive(Debug, Default)]
 pub(super) struct Debouncer {
     burst: Option<Burst>,
+    /// When a loss is looked for.
     loss: Option<Instant>,
 }
 
@@ -34,17 +46,19 @@ struct Burst {
 }
 
 impl Debouncer {
-    pub(super) fn event(&mut self, may_be_loss: bool, now: Instant) {
+    pub(super) fn event(&mut self, news: News, now: Instant) {
         self.burst.get_or_insert(Burst { first: now, last: now }).last = now;
-        if may_be_loss {
-            self.loss.get_or_insert(now);
-        }
+        let loss = match news {
+            News::Other => None,
+            News::Loss => Some(now + LOSS_CHECK),
+            News::NoCarrier => Some(now),
+        };
+        self.loss = self.loss.into_iter().chain(loss).min();
     }
 
     /// When to look; `None` without events.
     pub(super) fn due(&self) -> Option<Instant> {
-        let loss = self.loss.map(|first| first + LOSS_CHECK);
-        [self.burst_over(), loss].into_iter().flatten().min()
+        [self.burst_over(), self.loss].into_iter().flatten().min()
     }
 
     /// What is due at `now`, which is not due any more after that.
@@ -73,12 +87,12 @@ mod tests {
         let start = Instant::now();
         let mut debouncer = Debouncer::default();
         assert_eq!(debouncer.due(), None);
-        debouncer.event(false, start);
+        debouncer.event(News::Other, start);
         assert_eq!(debouncer.due(), Some(start + QUIET));
-        debouncer.event(false, start + 150 * MS);
+        debouncer.event(News::Other, start + 150 * MS);
         assert_eq!(debouncer.due(), Some(start + 150 * MS + QUIET));
         for step in 1..40 {
-            debouncer.event(false, start + 150 * step * MS);
+            debouncer.event(News::Other, start + 150 * step * MS);
         }
         assert_eq!(debouncer.due(), Some(start + AT_MOST));
         assert_eq!(debouncer.take(start + AT_MOST), Check::Everything);
@@ -89,13 +103,17 @@ mod tests {
     fn a_loss_is_looked_at_soon_and_again_when_all_is_quiet() {
         let start = Instant::now();
         let mut debouncer = Debouncer::default();
-        debouncer.event(true, start);
+        debouncer.event(News::Loss, start);
         // Others of the same burst do not put it off.
-        debouncer.event(true, start + 10 * MS);
+        debouncer.event(News::Loss, start + 10 * MS);
         assert_eq!(debouncer.due(), Some(start + LOSS_CHECK));
         assert_eq!(debouncer.take(start + LOSS_CHECK), Check::Losses);
         assert_eq!(debouncer.due(), Some(start + 10 * MS + QUIET));
         assert_eq!(debouncer.take(start + 10 * MS + QUIET), Check::Everything);
         assert_eq!(debouncer.due(), None);
+        // Carrier is another matter.
+        debouncer.event(News::Loss, start + 500 * MS);
+        debouncer.event(News::NoCarrier, start + 505 * MS);
+        assert_eq!(debouncer.due(), Some(start + 505 * MS));
     }
 }

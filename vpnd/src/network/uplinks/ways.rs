@@ -8,10 +8,11 @@ use ipnet::IpNet;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType};
 use rtnetlink::{Handle, RouteMessageBuilder};
 
+use super::debouncer::News;
 use super::{Interface, Uplinks};
 use crate::network::interface::address_of;
 use crate::network::kernel::{Because, KernelError};
@@ -25,6 +26,7 @@ pub(in crate::network) struct Ways {
     /// Interface and router of routes that are not default.
     others: BTreeSet<(u32, IpAddr)>,
     addresses: BTreeSet<(u32, IpNet)>,
+    is_on_network: bool,
 }
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,16 +43,18 @@ impl Ways {
             self.links.iter().map(|(index, name)| self.interface(*index, name.clone())).collect();
         let ipv4 = interfaces.iter().any(|interface| interface.ipv4);
         let ipv6 = interfaces.iter().any(|interface| interface.ipv6);
-        Uplinks { ipv4, ipv6, generation, interfaces }
+        Uplinks { ipv4, ipv6, is_on_network: self.is_on_network, generation, interfaces }
     }
 
     /// What the kernel has now.
     pub(in crate::network) async fn read(handle: &Handle) -> Result<Self, KernelError> {
         let mut carrier = BTreeMap::new();
+        let mut networks = BTreeSet::new();
         let mut links = std::pin::pin!(handle.link().get().execute());
         while let Some(link) = links.try_next().await.because(|| "list the links".to_owned())? {
             if has_carrier(&link) {
                 carrier.insert(link.header.index, name_of(&link));
+                networks.extend((!is_loopback_or_tunnel(&link)).then_some(link.header.index));
             }
         }
         let mut ways = Self::default();
@@ -65,17 +69,18 @@ impl Ways {
         ways.links = carrier;
         let mut addresses = std::pin::pin!(handle.address().get().execute());
         while let Some(message) = addresses.try_next().await.because(|| "list the addresses".to_owned())? {
-            ways.add_address(&message);
+            ways.add_address(&message, &networks);
         }
         Ok(ways)
     }
 
     /// Whether a link, route or address of `former` is not here any more.
     pub(super) fn lacks_some_of(&self, former: &Self) -> bool {
-        !(former.links.keys().all(|index| self.links.contains_key(index))
-            && former.defaults.is_subset(&self.defaults)
-            && former.others.is_subset(&self.others)
-            && former.addresses.is_subset(&self.addresses))
+        former.is_on_network && !self.is_on_network
+            || !(former.links.keys().all(|index| self.links.contains_key(index))
+                && former.defaults.is_subset(&self.defaults)
+                && former.others.is_subset(&self.others)
+                && former.addresses.is_subset(&self.addresses))
     }
 
     fn interface(&self, index: u32, name: String) -> Interface {
@@ -140,36 +145,46 @@ impl Ways {
         }
     }
 
-    fn add_address(&mut self, message: &AddressMessage) {
+    fn add_address(&mut self, message: &AddressMessage, networks: &BTreeSet<u32>) {
         let unusable = message.attributes.iter().any(|attribute| {
             let bad = AddressFlags::Tentative | AddressFlags::Dadfailed;
             matches!(attribute, AddressAttribute::Flags(flags) if flags.intersects(bad))
         });
-        let index = message.header.index;
-        let Some(address) = address_of(message).filter(|_| !unusable && self.links.contains_key(&index)) else {
-            return;
-        };
         // Link-local ones lead nowhere beyond the link.
-        if !matches!(address.addr(), IpAddr::V6(address) if address.is_unicast_link_local()) {
+        let is_global = |address: &IpNet| !matches!(address.addr(), IpAddr::V6(ip) if ip.is_unicast_link_local());
+        let Some(address) = address_of(message).filter(|address| !unusable && is_global(address)) else { return };
+        let index = message.header.index;
+        self.is_on_network |= networks.contains(&index);
+        if self.links.contains_key(&index) {
             self.addresses.insert((index, address));
         }
     }
 }
 
-/// Whether this news of the kernel may be of something that was there and is not any more.
-pub(super) fn may_be_loss(message: &NetlinkMessage<RouteNetlinkMessage>) -> bool {
-    let NetlinkPayload::InnerMessage(message) = &message.payload else { return false };
+/// What the kernel tells.
+pub(super) fn news(message: &NetlinkMessage<RouteNetlinkMessage>) -> News {
+    let NetlinkPayload::InnerMessage(message) = &message.payload else { return News::Other };
     match message {
-        RouteNetlinkMessage::NewLink(link) => !has_carrier(link),
-        RouteNetlinkMessage::DelLink(_) | RouteNetlinkMessage::DelAddress(_) => true,
+        RouteNetlinkMessage::NewLink(link) if !has_carrier(link) => News::NoCarrier,
+        RouteNetlinkMessage::DelLink(_) => News::NoCarrier,
+        RouteNetlinkMessage::DelAddress(_) => News::Loss,
         // The tunnel's own routes come and go in another table.
-        RouteNetlinkMessage::DelRoute(route) => is_main(route) && router_or_default(route),
-        _ => false,
+        RouteNetlinkMessage::DelRoute(route) if is_main(route) && router_or_default(route) => News::Loss,
+        _ => News::Other,
     }
 }
 
 fn has_carrier(link: &LinkMessage) -> bool {
     link.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp)
+}
+
+fn is_loopback_or_tunnel(link: &LinkMessage) -> bool {
+    let is_tunnel = |info: &LinkInfo| matches!(info, LinkInfo::Kind(InfoKind::Tun));
+    link.header.flags.contains(LinkFlags::Loopback)
+        || link
+            .attributes
+            .iter()
+            .any(|attribute| matches!(attribute, LinkAttribute::LinkInfo(infos) if infos.iter().any(is_tunnel)))
 }
 
 fn name_of(link: &LinkMessage) -> String {

@@ -2,7 +2,9 @@
 
 mod bench;
 mod gateways;
+mod model;
 mod outages;
 mod silence;
 mod start;
 mod uplinks;
+mod world;

@@ -81,7 +81,8 @@ fn attempts_without_answer_stay_for_slow_links_and_are_not_many() {
             "open" => {
                 begun.insert(words[2].to_owned(), time);
             }
-            "close" => assert!(time - begun[words[2]] >= 8000, "{line}"),
+            // One of several at the same way may make room sooner.
+            "close" => assert!(time - begun[words[2]] >= 3000, "{line}"),
             _ => {}
         }
     }

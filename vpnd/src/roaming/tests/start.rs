@@ -172,7 +172,23 @@ fn the_gravest_failure_of_a_round_is_reported_and_decides_how_it_goes_on() {
         "50 open 3 eth0 1 HTTP/2
          50 failed Some(0) Refused(\"403\")",
     );
-    assert!(bench.until_said("open", 120_000) >= 30_000);
+    // The other one is asked again soon, the one that refused is not.
+    assert!(bench.until_said("eth0 1", 5000) <= 5000);
+    assert!(bench.until_said("eth0 0", 120_000) >= 30_000);
+
+    // Where all refuse, they are left in peace ever longer.
+    let mut bench = Bench::new(config(&uplinks(&["eth0"])));
+    bench.failed(1, refused());
+    bench.said();
+    let mut waits = Vec::new();
+    for _ in 0..7 {
+        let since = bench.milliseconds();
+        waits.push((bench.until_said("open", 2_000_000) - since) / 1000);
+        let link = bench.machine.view().links[0].id.0;
+        bench.failed(link, refused());
+        bench.said();
+    }
+    assert!(waits[0] >= 29 && waits[6] >= 900 && waits[6] <= 1800, "{waits:?}");
 
     // Where there is nothing to connect with, nothing more is tried in this round.
     for failure in [ConnectFailure::Identity("no TPM".to_owned()), ConnectFailure::Expired("2026".to_owned())] {

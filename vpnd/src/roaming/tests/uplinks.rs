@@ -158,9 +158,9 @@ fn a_connection_that_did_not_survive_is_replaced_soon_after_its_uplink_came_back
     bench.said();
     bench.at(401_100);
     bench.expect(
-        "400700 open 2 eth0 0 HTTP/2
-         400700 stalled 1 NoAnswer
-         401000 open 3 eth0 0 HTTP/3",
+        "400700 open 2 eth0 0 HTTP/3
+         400700 open 3 eth0 0 HTTP/2
+         400700 stalled 1 NoAnswer",
     );
 }
 
