@@ -1,5 +1,7 @@
 //! SETTINGS (RFC 9114 §7.2.4).
 
+use std::collections::BTreeSet;
+
 use super::{Code, ProtocolError};
 use crate::varint;
 
@@ -45,15 +47,14 @@ impl Settings {
     /// whose value is neither 0 nor 1 where it must be.
     pub fn decode(mut payload: &[u8]) -> Result<Self, ProtocolError> {
         let mut settings = Self::default();
-        let mut seen = Vec::new();
+        let mut seen = BTreeSet::new();
         while !payload.is_empty() {
             let (Some(id), Some(value)) = (varint::take(&mut payload), varint::take(&mut payload)) else {
                 return Err(ProtocolError::new(Code::FRAME_ERROR, "SETTINGS is cut"));
             };
-            if seen.contains(&id) {
+            if !seen.insert(id) {
                 return Err(error(format!("setting {id:#x} comes twice")));
             }
-            seen.push(id);
             match id {
                 ENABLE_CONNECT_PROTOCOL => settings.enable_connect_protocol = flag(id, value)?,
                 H3_DATAGRAM => settings.h3_datagram = flag(id, value)?,
