@@ -1,0 +1,127 @@
+"""strongSwan with ESP in user space (kernel-libipsec), IKEv2 with certificates, AES-256-GCM, MOBIKE.
+
+NAT keepalives are strongSwan's default, 20 s; dead peers are asked after 10 s.
+"""
+
+from core.errors import Unmeasured
+from core.site import SERVER
+from peers.peer import Peer
+
+DAEMON_CONF = """\
+charon {{
+    load = random nonce openssl aesni gcm x509 pem pkcs1 pkcs8 pubkey constraints revocation curve25519 kdf hmac sha1 sha2 aes kernel-libipsec kernel-netlink socket-default vici updown
+    install_virtual_ip = yes
+    start-scripts {{
+        load = {swanctl} --load-all --uri unix://{directory}/{role}.vici --file {directory}/{role}.swanctl.conf
+    }}
+    plugins {{
+        vici {{
+            socket = unix://{directory}/{role}.vici
+        }}
+    }}
+    filelog {{
+        log {{
+            path = /dev/stderr
+            default = 0
+        }}
+    }}
+}}
+swanctl {{
+    load = random nonce openssl x509 pem pkcs1 pkcs8 pubkey constraints
+}}
+"""
+
+COMMON = """\
+        version = 2
+        proposals = aes256gcm16-prfsha384-ecp256
+        dpd_delay = 10s
+        mobike = yes
+        encap = yes
+        children {{
+            net {{
+                esp_proposals = aes256gcm16-ecp256
+                {child}
+            }}
+        }}
+"""
+
+SERVER_CONF = """\
+connections {{
+    devices {{
+        local_addrs = {server}
+        pools = inner
+        local {{
+            auth = pubkey
+            certs = {certificates.server}
+            id = {server}
+        }}
+        remote {{
+            auth = pubkey
+            cacerts = {certificates.ca}
+        }}
+{common}
+    }}
+}}
+pools {{
+    inner {{
+        addrs = 10.94.0.0/24
+    }}
+}}
+"""
+
+CLIENT_CONF = """\
+connections {{
+    gateway {{
+        remote_addrs = {server}
+        vips = 0.0.0.0
+        keyingtries = 0
+        local {{
+            auth = pubkey
+            certs = {certificates.device}
+        }}
+        remote {{
+            auth = pubkey
+            cacerts = {certificates.ca}
+            id = {server}
+        }}
+{common}
+    }}
+}}
+"""
+
+
+class StrongSwan(Peer):
+    """ESP in UDP, in user space."""
+
+    key = "strongswan"
+    title = "strongSwan, kernel-libipsec"
+    about = "strongSwan, IKEv2, ESP in user space (kernel-libipsec)"
+    packages = ("strongswan-charon", "libcharon-extra-plugins", "libstrongswan-standard-plugins", "strongswan-swanctl")
+
+    def check(self, certificates):
+        for name in ("charon", "swanctl"):
+            self.programs.on_path(name)
+
+    def start_server(self, site, certificates):
+        child = "local_ts = 10.20.0.0/24\n                start_action = none"
+        self._start(site, site.server, "server", SERVER_CONF, child, certificates, certificates.server_key)
+        if not site.wait_for_socket("udp", 4500, 5):
+            raise Unmeasured(f"charon does not start: {site.server.last_words('server')}")
+
+    def start_client(self, site, certificates):
+        child = "remote_ts = 10.20.0.0/24\n                start_action = start"
+        self._start(site, site.client, "client", CLIENT_CONF, child, certificates, certificates.device_key)
+
+    def _start(self, site, node, role, text, child, certificates, key):
+        directory = site.directory
+        common = COMMON.format(child=child)
+        (directory / f"{role}.swanctl.conf").write_text(text.format(certificates=certificates, common=common, server=SERVER))
+        private = directory / role / "private"
+        private.mkdir(parents=True, exist_ok=True)
+        (private / "own.key").write_bytes(key.read_bytes())
+        swanctl = self.programs.on_path("swanctl")
+        (directory / f"{role}.conf").write_text(DAEMON_CONF.format(directory=directory, role=role, swanctl=swanctl))
+        environment = {"STRONGSWAN_CONF": str(directory / f"{role}.conf"), "SWANCTL_DIR": str(directory / role)}
+        # charon's file with its process id is always in /run, so each gets a /run of its own.
+        own_run = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs tmpfs /run && exec "$0"', self.programs.on_path("charon")]
+        node.spawn(role, own_run, environment)
