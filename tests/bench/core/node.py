@@ -83,11 +83,14 @@ class Node:
             except OSError as error:
                 raise BenchError(f"{command[0]}: {error.strerror}") from None
 
-    def last_words(self, name):
-        """The last line of a log, or nothing."""
+    def log(self, name):
+        """What a program has written to the log `name`."""
         path = self.logs / f"{name}.log"
-        lines = path.read_text(errors="replace").split("\n") if path.is_file() else []
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return path.read_text(errors="replace") if path.is_file() else ""
+
+    def last_words(self, name):
+        """The last line of a log that is not empty, or nothing."""
+        return next((line.strip() for line in reversed(self.log(name).splitlines()) if line.strip()), "")
 
     def processes(self, everything=False):
         """The process ids of the peer's programs in this namespace; with `everything` those of the benchmark's as well."""

@@ -4,7 +4,7 @@ NAT keepalives are strongSwan's default, 20 s; dead peers are asked after 10 s.
 """
 
 from core.errors import Unmeasured
-from core.site import SERVER
+from core.site import SERVER, wait_until
 from peers.peer import Peer
 
 DAEMON_CONF = """\
@@ -12,7 +12,7 @@ charon {{
     load = random nonce openssl aesni gcm x509 pem pkcs1 pkcs8 pubkey constraints revocation curve25519 kdf hmac sha1 sha2 aes kernel-libipsec kernel-netlink socket-default vici updown
     install_virtual_ip = yes
     start-scripts {{
-        load = {swanctl} --load-all --uri unix://{directory}/{role}.vici --file {directory}/{role}.swanctl.conf
+        load = {swanctl} --load-all --uri unix://{directory}/{role}.vici --file {directory}/{role}/swanctl.conf
     }}
     plugins {{
         vici {{
@@ -20,9 +20,10 @@ charon {{
         }}
     }}
     filelog {{
-        log {{
-            path = /dev/stderr
+        stderr {{
             default = 0
+            dmn = 1
+            ike = 1
         }}
     }}
 }}
@@ -105,7 +106,7 @@ class StrongSwan(Peer):
     def start_server(self, site, certificates):
         child = "local_ts = 10.20.0.0/24\n                start_action = none"
         self._start(site, site.server, "server", SERVER_CONF, child, certificates, certificates.server_key)
-        if not site.wait_for_socket("udp", 4500, 5):
+        if not wait_until(lambda: "loaded connection" in site.server.log("server"), 5):
             raise Unmeasured(f"charon does not start: {site.server.last_words('server')}")
 
     def start_client(self, site, certificates):
@@ -115,10 +116,10 @@ class StrongSwan(Peer):
     def _start(self, site, node, role, text, child, certificates, key):
         directory = site.directory
         common = COMMON.format(child=child)
-        (directory / f"{role}.swanctl.conf").write_text(text.format(certificates=certificates, common=common, server=SERVER))
         private = directory / role / "private"
         private.mkdir(parents=True, exist_ok=True)
         (private / "own.key").write_bytes(key.read_bytes())
+        (directory / role / "swanctl.conf").write_text(text.format(certificates=certificates, common=common, server=SERVER))
         swanctl = self.programs.on_path("swanctl")
         (directory / f"{role}.conf").write_text(DAEMON_CONF.format(directory=directory, role=role, swanctl=swanctl))
         environment = {"STRONGSWAN_CONF": str(directory / f"{role}.conf"), "SWANCTL_DIR": str(directory / role)}
