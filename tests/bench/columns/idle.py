@@ -12,7 +12,7 @@ from columns.column import Column
 from core.errors import BenchError, Unmeasured
 from core.pinger import Pinger
 from core.progress import step
-from core.site import Site
+from core.site import TARGET, Site
 
 SETTLE_S = 60
 SAMPLE_S = 10
@@ -84,5 +84,5 @@ class Idle(Column):
 
     def _reachable(self, site):
         _, address = site.inner_link()
-        with Pinger(site.server, address, 0.2) as pinger:
+        with Pinger(site.server, address, 0.2, source=TARGET) as pinger:
             return pinger.wait_for_reply(5) is not None

@@ -8,6 +8,7 @@ from core.errors import Unmeasured
 from core.site import TARGET
 
 PORT = 5201
+CONGESTION_CONTROL = "cubic"  # Debian's default, whatever this machine's is
 
 
 @dataclass
@@ -30,6 +31,7 @@ def transfer(site, seconds, down, target=TARGET):
         if not site.wait_for_socket("tcp", PORT, 5):
             raise Unmeasured("iperf3 does not start")
         command = ["iperf3", "--client", target, "--time", str(seconds), "--json", "--connect-timeout", "5000"]
+        command += ["--congestion", CONGESTION_CONTROL]
         with site.client.entered():
             result = subprocess.run(command + ["--reverse"] * down, capture_output=True, text=True, timeout=seconds + 20)
     except subprocess.TimeoutExpired:

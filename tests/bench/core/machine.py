@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def facts():
-    """Processor, cores, memory, kernel and load of this machine."""
+    """Processor, cores, memory, kernel, TCP and load of this machine."""
     memory = read_table("/proc/meminfo")["MemTotal"].split()[0]
     return {
         "cpu": read_table("/proc/cpuinfo").get("model name", "unknown"),
@@ -14,6 +14,7 @@ def facts():
         "memory_gib": round(int(memory) / 2**20, 1),
         "kernel": platform.release(),
         "system": platform.freedesktop_os_release().get("PRETTY_NAME", "unknown"),
+        "tcp_congestion_control": Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip(),
         "load_before": load(),
     }
 

@@ -11,11 +11,11 @@ ECHO_REQUEST, ECHO_REPLY = 8, 0
 
 
 class Pinger:
-    """Pings `target` from `node` every `interval` seconds for as long as the block runs. All times are those of time.monotonic()."""
+    """Pings `target` from `node` every `interval` seconds for as long as the block runs, from the address `source` if it is given. All times are those of time.monotonic()."""
 
     _next_identifier = os.getpid()
 
-    def __init__(self, node, target, interval):
+    def __init__(self, node, target, interval, source=""):
         self.target = target
         self.interval = interval
         self.sent = []  # when ping n was sent
@@ -23,6 +23,7 @@ class Pinger:
         Pinger._next_identifier += 1
         self._identifier = Pinger._next_identifier & 0xFFFF
         self._socket = node.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+        self._socket.bind((source, 0))
         self._socket.setblocking(False)
         self._stop = threading.Event()
         self._replied = threading.Condition()

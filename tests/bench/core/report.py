@@ -1,6 +1,7 @@
 """The Markdown table, and its place in docs/performance.md."""
 
 from core.errors import BenchError
+from core.iperf import CONGESTION_CONTROL
 
 BEGIN = "<!-- tests/bench/run writes from here -->"
 END = "<!-- to here -->"
@@ -67,7 +68,8 @@ def conditions(data):
     load = f"{machine['load_before']} before and {machine.get('load_after', '?')} after"
     return (
         f"Measured {options['started']} on {machine['cores']} cores ({machine['cpu']}), {machine['memory_gib']} GiB, Linux {machine['kernel']}, "
-        f"{machine['system']}; load {load}. Medians of {options['repeat']}, TCP transfers of {options['seconds']} s. "
+        f"{machine['system']}; load {load}. Medians of {options['repeat']}, TCP transfers of {options['seconds']} s with "
+        f"{CONGESTION_CONTROL}; the tunnels' own TCP has this machine's {machine['tcp_congestion_control']}. "
         f"Versions: {'; '.join(dict.fromkeys(versions))}."
     )
 

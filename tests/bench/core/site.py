@@ -12,12 +12,14 @@ import shutil
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import Unmeasured
 from core.node import Node
 from core.pinger import Pinger
 
+CLIENT = "198.51.100.2"  # where there is no router
 SERVER = "198.51.100.10"
 TARGET = "10.20.0.80"
 TARGET_NET = "10.20.0.0/24"
@@ -43,9 +45,7 @@ class Site:
     def direct(cls, tag, offload=True):
         """Client and server on one cable."""
         site = cls(tag)
-        site._cable(site.client, "up0", site.server, "srv0", offload)
-        site.client.ip("address add 198.51.100.2/24 dev up0")
-        site.server.ip(f"address add {SERVER}/24 dev srv0")
+        site._cable(End(site.client, "up0", CLIENT), End(site.server, "srv0", SERVER), offload)
         site.uplinks = ["up0"]
         return site
 
@@ -54,10 +54,11 @@ class Site:
         """Client and server on one cable that holds every frame back by `delay_s`, on both ways."""
         site = cls(tag)
         site.wan = Node(f"{tag}-wan", site.directory)
-        site._cable(site.client, "up0", site.wan, "left", offload=False)
-        site._cable(site.server, "srv0", site.wan, "right", offload=False)
-        site.client.ip("address add 198.51.100.2/24 dev up0")
-        site.server.ip(f"address add {SERVER}/24 dev srv0")
+        client, server = End(site.client, "up0", CLIENT), End(site.server, "srv0", SERVER)
+        site._cable(client, End(site.wan, "left"), offload=False)
+        site._cable(End(site.wan, "right"), server, offload=False)
+        client.knows(server)
+        server.knows(client)
         site.uplinks = ["up0"]
         relay = Path(__file__).with_name("relay.py")
         site.wan.spawn("relay", [sys.executable, relay, "left", "right", str(delay_s)])
@@ -71,13 +72,10 @@ class Site:
         """The client behind one or two uplinks, whose router translates addresses; its UDP mappings live for 120 s."""
         site = cls(tag)
         site.wan = Node(f"{tag}-wan", site.directory)
-        site._cable(site.server, "srv0", site.wan, "w-srv", offload=False)
-        site.server.ip(f"address add {SERVER}/24 dev srv0")
-        site.wan.ip("address add 198.51.100.1/24 dev w-srv")
+        site._cable(End(site.wan, "w-srv", "198.51.100.1"), End(site.server, "srv0", SERVER), offload=False)
         for order, (name, address, router) in enumerate(UPLINKS[:uplinks]):
-            site._cable(site.client, name, site.wan, f"w-{name}", offload=False)
-            site.wan.ip(f"address add {router}/24 dev w-{name}")
-            site.client.ip(f"address add {address}/24 dev {name}", f"route add default via {router} dev {name} metric {100 + 100 * order}")
+            site._cable(End(site.client, name, address), End(site.wan, f"w-{name}", router), offload=False)
+            site.client.ip(f"route add default via {router} dev {name} metric {100 + 100 * order}")
             site.uplinks.append(name)
         site.wan.sysctl(ipv4__ip_forward=1)
         site._nft("add table inet nat", "add chain inet nat post { type nat hook postrouting priority 100; }")
@@ -101,8 +99,8 @@ class Site:
         self.wan.run(["tc", *qdisc])
 
     def cut(self, uplink):
-        """Takes an uplink down, as a pulled cable or a lost radio link does."""
-        self.client.ip(f"link set {uplink} down")
+        """The link of an uplink is lost, and the machine's network manager takes its address away, which takes its routes along."""
+        self.client.ip(f"link set {uplink} down", f"address flush dev {uplink}")
 
     def wire(self):
         """Packets and IP bytes that went over the first uplink, both ways. The 14 bytes of Ethernet are left out: a modem has none."""
@@ -143,21 +141,42 @@ class Site:
     def __exit__(self, *_):
         self.close()
 
-    def _cable(self, left, left_name, right, right_name, offload):
-        """Joins two nodes. Both ends know each other's hardware address, so that no ARP is on the wire; IPv6 is off."""
-        ends = ((left, left_name, "02:00:00:00:00:01"), (right, right_name, "02:00:00:00:00:02"))
-        left.ip(
-            f"link add {left_name} address {ends[0][2]} type veth peer name {right_name} address {ends[1][2]} netns {right.name}"
-        )
-        for node, name, _ in ends:
-            node.sysctl(**{f"ipv6__conf__{name}__disable_ipv6": 1})
+    def _cable(self, left, right, offload):
+        """Joins two nodes."""
+        peer = f"peer name {right.interface} address {right.hardware} netns {right.node.name}"
+        left.node.ip(f"link add {left.interface} address {left.hardware} type veth {peer}")
+        for end in (left, right):
+            end.node.sysctl(**{f"ipv6__conf__{end.interface}__disable_ipv6": 1})
             if not offload:
                 # Checksums too: the relay hands frames on as they are.
-                node.run(["ethtool", "-K", name, "tso", "off", "gso", "off", "gro", "off", "tx", "off", "rx", "off"])
-            node.ip(f"link set {name} up")
+                end.node.run(["ethtool", "-K", end.interface, "tso", "off", "gso", "off", "gro", "off", "tx", "off", "rx", "off"])
+            end.node.ip(f"link set {end.interface} up")
+            if end.address:
+                end.node.ip(f"address add {end.address}/24 dev {end.interface}")
+        left.knows(right)
+        right.knows(left)
 
     def _nft(self, *lines, node=None):
         (node or self.wan).run(["nft", "-f", "-"], input="\n".join(lines) + "\n")
+
+
+@dataclass
+class End:
+    """One end of a cable."""
+
+    node: Node
+    interface: str
+    address: str = ""
+
+    @property
+    def hardware(self):
+        """Its Ethernet address, which its name decides."""
+        return "02:00:" + ":".join(f"{byte:02x}" for byte in self.interface.encode()[-4:].rjust(4, b"0"))
+
+    def knows(self, other):
+        """From now on this end needs no ARP to find the other one, so that none is on the wire."""
+        if self.address and other.address:
+            self.node.ip(f"neighbour replace {other.address} lladdr {other.hardware} dev {self.interface} nud permanent")
 
 
 def wait_until(condition, timeout, interval=0.01):
