@@ -1,8 +1,8 @@
 """Bufferbloat: what an upload that fills a link of 2 Mbit/s adds to a ping through the tunnel.
 
-The limit is in the network, beyond the client's uplink, with a queue of 0.1 s and of 1 s in front of it, first in, first out: the queue
-of a modem or a base station, that the tunnel cannot see and has to leave empty. Added means: over the median of the same ping on the
-idle link.
+The limit is in the network, beyond the client's uplink, with a queue of 0.1 s and of 1 s in front of it, first in,
+first out: the queue of a modem or a base station, that the tunnel cannot see and has to leave empty. Added means:
+over the median of the same ping on the idle link.
 """
 
 import threading
@@ -41,7 +41,6 @@ class Bloat(Column):
 
     def _upload(self, bench, peer, queue_s):
         with Site.routed(bench.tag()) as site:
-            bench.serve(peer, site)
             bench.connect(peer, site)
             site.limit(MBIT_S, queue_s)
             with Pinger(site.client, TARGET, INTERVAL_S) as pinger:

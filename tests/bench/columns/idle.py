@@ -1,15 +1,16 @@
 """What a tunnel that carries nothing costs on the wire, behind a NAT that forgets a UDP mapping after 120 s.
 
-The clients are connected when the run begins and left alone until it ends. Counted are IP bytes on the client's uplink, both ways,
-over the last part of that time: `--idle-window` seconds at least. At the end a ping from the server's side to the client's inner
-address has to be answered: a tunnel that nobody can reach the machine through is not idle but gone.
+The clients are connected when the run begins and left alone until it ends. Counted are IP bytes on the client's
+uplink, both ways, over the last part of that time: `--idle-window` seconds at least. At the end a ping from the
+server's side to the client's inner address has to be answered: a tunnel that nobody can reach the machine through is
+not idle but gone.
 """
 
 import threading
 import time
 
 from columns.column import Column
-from core.errors import BenchError, Unmeasured
+from core.errors import BenchError
 from core.pinger import Pinger
 from core.progress import step
 from core.site import TARGET, Site
@@ -33,7 +34,6 @@ class Idle(Column):
         for peer in bench.peers_of(self):
             with bench.recording(self, peer):
                 site = bench.open.enter_context(Site.routed(bench.tag()))
-                bench.serve(peer, site)
                 bench.connect(peer, site)
                 self._sites[peer] = site
                 self._samples[peer] = []

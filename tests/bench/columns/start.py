@@ -1,7 +1,7 @@
-"""From the start of the client program to the first ping that is answered through the tunnel; the server is already there.
+"""From the start of the client program to the first ping that is answered through the tunnel.
 
-A ping is sent every 5 ms. With +100 ms every frame between client and server is held back 50 ms on each way, so that the ping itself
-takes 100 ms of the time.
+The server is already there. A ping is sent every 5 ms. With +100 ms every frame between client and server is held back
+50 ms on each way, so that the ping itself takes 100 ms of the time.
 """
 
 import time
@@ -34,7 +34,7 @@ class Start(Column):
     def _starts(self, bench, peer, delay_s):
         site = Site.delayed(bench.tag(), delay_s) if delay_s else Site.direct(bench.tag())
         with site:
-            bench.serve(peer, site)
+            peer.start_server(site, bench.certificates)
             return [self._start(bench, peer, site) for _ in range(bench.repeat)]
 
     def _start(self, bench, peer, site):
@@ -43,7 +43,8 @@ class Start(Column):
             peer.start_client(site, bench.certificates)
             first = pinger.wait_for_reply(BOUND_S, since=started)
             if first is None:
-                raise Unmeasured(f"no ping within {BOUND_S} s; the client's last words: {site.client.last_words('client') or 'nothing'}")
+                words = site.client.last_words("client") or "nothing"
+                raise Unmeasured(f"no ping within {BOUND_S} s; the client's last words: {words}")
             peer.stop_client(site)
             if not wait_until(lambda: pinger.sent and not answered_lately(pinger), 5):
                 raise Unmeasured("pings are answered without the client")

@@ -1,7 +1,7 @@
 """The client's first uplink goes down and there is a second one, with another address behind the same router.
 
-The gap is the longest pause between two replies of a 10 ms ping stream. A TCP transfer of 100 kB/s is in flight; it lives when what
-was sent before, during and a second after the gap arrives unchanged.
+The gap is the longest pause between two replies of a 10 ms ping stream. A TCP transfer of 100 kB/s is in flight; it
+lives when what was sent before, during and a second after the gap arrives unchanged.
 """
 
 import time
@@ -34,7 +34,6 @@ class Switch(Column):
 
     def _switch(self, bench, peer):
         with Site.routed(bench.tag(), uplinks=2) as site:
-            bench.serve(peer, site)
             bench.connect(peer, site)
             return gap(site, lambda: site.cut("up0"), BOUND_S)
 

@@ -1,7 +1,8 @@
 """TCP through the tunnel: how much, what it costs in processor time, and what memory the client takes.
 
-Processor time is user and system time of the peer's own processes, all threads, on both sides; iperf3's does not count. A gigabyte is
-10^9 bytes of TCP payload at the receiver. Rounds go over all peers, so that a slow minute of the machine meets all of them.
+Processor time is user and system time of the peer's own processes, all threads, on both sides; iperf3's does not
+count. A gigabyte is 10^9 bytes of TCP payload at the receiver. Rounds go over all peers, so that a slow minute of the
+machine meets all of them.
 """
 
 import contextlib
@@ -9,7 +10,7 @@ import os
 import subprocess
 
 from columns.column import Column
-from core.errors import BenchError, Unmeasured
+from core.errors import Unmeasured
 from core.figures import median
 from core.iperf import transfer
 from core.node import run
@@ -37,7 +38,6 @@ class Tcp(Column):
                         bench.results.put(self, peer, {"bytes_per_s": peer.speed(2)})
                         continue
                     site = stack.enter_context(Site.direct(bench.tag(), peer.offload))
-                    bench.serve(peer, site)
                     bench.connect(peer, site)
                     sites[peer] = site
             samples = {peer: {direction: [] for direction in DIRECTIONS} for peer in sites}
@@ -87,7 +87,10 @@ def one_transfer(site, seconds, direction):
 
 def summary(site, samples):
     """The medians, and what the client takes now that it has worked."""
-    figures = {way: {key: median([sample[key] for sample in samples[way]]) for key in ("mbit_s", "cpu_s_per_gb")} for way in DIRECTIONS}
+    figures = {
+        way: {key: median([sample[key] for sample in samples[way]]) for key in ("mbit_s", "cpu_s_per_gb")}
+        for way in DIRECTIONS
+    }
     figures["samples"] = samples
     figures["has_processes"] = bool(site.client.processes())
     if figures["has_processes"]:
@@ -99,7 +102,7 @@ def summary(site, samples):
 
 
 def profile(bench, peer, site):
-    """Records where both sides spend their time during one more transfer each way, and writes the 25 functions that take most."""
+    """Records one more transfer each way with perf, and writes the 25 functions that take most on either side."""
     bench.profile.mkdir(parents=True, exist_ok=True)
     for direction in DIRECTIONS:
         recorders = []
@@ -111,17 +114,15 @@ def profile(bench, peer, site):
         try:
             transfer(site, bench.seconds, down=direction == "down")
         finally:
-            for base, recorder in recorders:
+            for _, recorder in recorders:
                 try:
                     recorder.wait(20)
                 except subprocess.TimeoutExpired:
                     recorder.kill()
                     raise Unmeasured("perf does not end") from None
         for base, _ in recorders:
-            report = ["perf", "report", "-i", f"{base}.data", "--stdio", "--no-children", "-g", "none", "--sort", "symbol"]
-            try:
-                lines = [line.rstrip() for line in run(report).splitlines() if line.strip() and not line.startswith("#")]
-            except OSError as error:
-                raise BenchError(f"perf: {error.strerror}") from None
+            report = f"perf report -i {base}.data --stdio --no-children -g none --sort symbol".split()
+            lines = run(report).splitlines()
+            lines = [line.rstrip() for line in lines if line.strip() and not line.startswith("#")]
             base.with_suffix(".txt").write_text("\n".join(lines[:25]) + "\n")
         step(f"  profile of {peer.key}, {direction}: {bench.profile}")

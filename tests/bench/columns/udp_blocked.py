@@ -29,7 +29,7 @@ class BlockedAtStart(Column):
 
     def _start(self, bench, peer):
         with Site.routed(bench.tag()) as site:
-            bench.serve(peer, site)
+            peer.start_server(site, bench.certificates)
             site.block_udp()
             with Pinger(site.client, TARGET, 0.005) as pinger:
                 started = time.monotonic()
@@ -54,6 +54,5 @@ class BlockedInMidSession(Column):
 
     def _block(self, bench, peer):
         with Site.routed(bench.tag()) as site:
-            bench.serve(peer, site)
             bench.connect(peer, site)
             return gap(site, site.block_udp, BOUND_IN_MID_SESSION_S)

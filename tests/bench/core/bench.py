@@ -14,8 +14,7 @@ from core.progress import step
 class Bench:
     """Use it as a context manager: what is still running at the end is ended."""
 
-    def __init__(self, programs, options, results):
-        self.programs = programs
+    def __init__(self, options, results):
         self.repeat = options.repeat
         self.seconds = options.seconds
         self.idle_window_s = options.idle_window
@@ -64,12 +63,9 @@ class Bench:
             step(f"{peer.key}, {column.key}: not measured: {error}")
             self.results.fail(column, peer, str(error))
 
-    def serve(self, peer, site):
-        """Starts a peer's server in a site."""
-        peer.start_server(site, self.certificates)
-
     def connect(self, peer, site, timeout=15):
-        """Starts a peer's client in a site and waits until its tunnel carries a ping."""
+        """Starts both sides of a peer in a site, and waits until the tunnel carries a ping."""
+        peer.start_server(site, self.certificates)
         peer.start_client(site, self.certificates)
         site.wait_for_tunnel(timeout)
 

@@ -35,7 +35,22 @@ def make(directory):
         leaf = ["basicConstraints=critical,CA:FALSE", "keyUsage=critical,digitalSignature"]
         leaf += [f"extendedKeyUsage={usage}", f"subjectAltName={alternative}"]
         certificate, key = directory / f"{name}.pem", directory / f"{name}.key"
-        run([*new, "-subj", f"/CN={name}", "-CA", ca, "-CAkey", ca_key, *extensions(*leaf), "-keyout", key, "-out", certificate])
+        run(
+            [
+                *new,
+                "-subj",
+                f"/CN={name}",
+                "-CA",
+                ca,
+                "-CAkey",
+                ca_key,
+                *extensions(*leaf),
+                "-keyout",
+                key,
+                "-out",
+                certificate,
+            ]
+        )
         made += [certificate, key]
     return Certificates(directory, ca, *made)
 

@@ -7,31 +7,32 @@ import sys
 from pathlib import Path
 
 from columns import COLUMNS
-from core import machine, report, sandbox, smoke
+from core import machine, programs, report, sandbox, smoke
 from core.bench import Bench
 from core.errors import BenchError
-from core.progress import step
 from core.programs import PROJECT, Programs
+from core.progress import step
 from core.results import Results
 from peers import PEERS
 
 PAGE = PROJECT / "docs" / "performance.md"
 
 ABOUT = """\
-Puts m2mvpn beside other user-space VPNs, in one run, on this machine: in network namespaces over veth, with nothing of it visible
-outside. Prints a Markdown table and writes it into docs/performance.md. Needs root.
+Puts m2mvpn beside other user-space VPNs, in one run, on this machine: in network namespaces over veth, with nothing
+of it visible outside. Prints a Markdown table and writes it into docs/performance.md. Needs root.
 
-What is missing is fetched first: Debian packages with apt (unpacked below target/bench and laid over /usr for the run only; nothing
-is installed, no service starts), boringtun-cli with cargo. m2mvpn's own programs are those in $M2MVPN_BIN; without it they are built
-(cargo build --release) and taken from there.
+What is missing is fetched first: Debian packages with apt (unpacked below target/bench and laid over /usr for the run
+only; nothing is installed, no service starts), boringtun-cli with cargo. m2mvpn's own programs are those in
+$M2MVPN_BIN; without it they are built (cargo build --release) and taken from there.
 """
 
 NOTES = """\
-Every figure is measured in this run. A cell that could not be measured has the reason in a footnote. Throughput depends on what else
-the machine does: CPU seconds per GB, and ratios between peers of one run, are what to trust.
+Every figure is measured in this run. A cell that could not be measured has the reason in a footnote. Throughput
+depends on what else the machine does: CPU seconds per GB, and ratios between peers of one run, are what to trust.
 
-Exit status: 0 when the run ended, whatever cells it has; with --smoke 0 when every assertion held; 1 otherwise, 2 for wrong arguments.
-However it ends (Ctrl-C, SIGKILL), no process, namespace or mount of it stays behind; --json has what was measured until then.
+Exit status: 0 when the run ended, whatever cells it has; with --smoke 0 when everything was as it must be; 1
+otherwise, 2 for wrong arguments. However it ends (Ctrl-C, SIGKILL), no process, namespace or mount of it stays
+behind; --json has what was measured until then.
 
 Environment:
   M2MVPN_BIN         the folder of vpnd and m2m-gateway
@@ -64,19 +65,35 @@ def parse(argv):
     parser = argparse.ArgumentParser(
         prog="tests/bench/run", description=ABOUT, epilog=NOTES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--peers", metavar="NAMES", type=names("peer", PEERS), help="only these, comma-separated (see --list)")
+    parser.add_argument(
+        "--peers", metavar="NAMES", type=names("peer", PEERS), help="only these, comma-separated (see --list)"
+    )
     parser.add_argument(
         "--columns", metavar="NAMES", type=names("column", COLUMNS), help="only these, comma-separated (see --list)"
     )
-    parser.add_argument("--repeat", metavar="N", type=number(1, 100), default=3, help="repetitions; the median counts (default: 3)")
-    parser.add_argument("--seconds", metavar="S", type=number(1, 60), default=5, help="length of one TCP transfer (default: 5)")
     parser.add_argument(
-        "--idle-window", metavar="S", type=number(60, 86400), default=600, help="what idle is measured over at least (default: 600)"
+        "--repeat", metavar="N", type=number(1, 100), default=3, help="repetitions; the median counts (default: 3)"
     )
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write every figure and every single measurement to this file")
-    parser.add_argument("--profile", metavar="DIR", type=Path, help="perf record each peer's two sides in column tcp, into this folder")
+    parser.add_argument(
+        "--seconds", metavar="S", type=number(1, 60), default=5, help="length of one TCP transfer (default: 5)"
+    )
+    parser.add_argument(
+        "--idle-window",
+        metavar="S",
+        type=number(60, 86400),
+        default=600,
+        help="what idle is measured over at least (default: 600)",
+    )
+    parser.add_argument(
+        "--json", metavar="FILE", type=Path, help="write every figure and every single measurement to this file"
+    )
+    parser.add_argument(
+        "--profile", metavar="DIR", type=Path, help="perf record each peer's two sides in column tcp, into this folder"
+    )
     parser.add_argument("--no-page", action="store_true", help="leave docs/performance.md as it is")
-    parser.add_argument("--smoke", action="store_true", help="in under a minute: only that m2mvpn and the benchmark itself work")
+    parser.add_argument(
+        "--smoke", action="store_true", help="in under a minute: only that m2mvpn and the benchmark itself work"
+    )
     parser.add_argument("--list", action="store_true", help="say what peers and columns there are, and exit")
     options = parser.parse_args(argv)
     if options.json:
@@ -94,7 +111,9 @@ def names(what, known):
         keys = [item.key for item in known]
         wrong = [name for name in wanted if name not in keys]
         if wrong or not wanted:
-            raise argparse.ArgumentTypeError(f"no {what} {', '.join(wrong) or repr(text)}; expected some of {', '.join(keys)}")
+            raise argparse.ArgumentTypeError(
+                f"no {what} {', '.join(wrong) or repr(text)}; expected some of {', '.join(keys)}"
+            )
         return [item for item in known if item.key in wanted]
 
     return read
@@ -114,9 +133,9 @@ def number(least, most):
 def listing():
     """What `--list` prints."""
     lines = ["Peers:"]
-    lines += [f"  {peer.key:<18} {peer.about}" for peer in PEERS]
+    lines += [f"  {peer.key:<24} {peer.about}" for peer in PEERS]
     lines += ["", "Columns:"]
-    lines += [f"  {column.key:<18} {column.about}" for column in COLUMNS]
+    lines += [f"  {column.key:<24} {column.about}" for column in COLUMNS]
     return "\n".join(lines)
 
 
@@ -125,20 +144,19 @@ def prepare_and_enter(options):
     if os.geteuid() != 0:
         raise BenchError("root is needed for namespaces; use sudo")
     selected = smoke.peers() if options.smoke else options.peers or PEERS
-    Programs.prepare(selected)
-    return sandbox.enter(sys.argv, Programs.layers())
+    programs.prepare(selected)
+    return sandbox.enter(sys.argv, programs.layers())
 
 
 def run(options):
     """Inside of the sandbox: measures, and reports."""
-    programs = Programs.find()
     if options.smoke:
-        return smoke.run(programs)
+        return smoke.run(Programs())
     columns = options.columns or COLUMNS
-    results = Results(options.json, machine.facts(), vars_of(options))
-    with Bench(programs, options, results) as bench:
-        for peer in [peer(programs) for peer in options.peers or PEERS]:
-            bench.admit(peer)
+    results = Results(options.json, machine.facts(), kept(options))
+    with Bench(options, results) as bench:
+        for peer in options.peers or PEERS:
+            bench.admit(peer(Programs()))
         for column in columns:
             column.begin(bench)
         for column in columns:
@@ -147,19 +165,21 @@ def run(options):
     results.finish(machine.load())
     table = report.markdown(results, columns)
     print(table)
-    complete = columns == COLUMNS and options.peers is None
-    if complete and not options.no_page:
+    if options.no_page:
+        return 0
+    page = PAGE.relative_to(PROJECT)
+    if options.columns or options.peers:
+        step(f"{page} is left as it is: only a complete run is written there")
+    else:
         report.write_into(PAGE, table)
-        step(f"written into {PAGE.relative_to(PROJECT)}")
-    elif not options.no_page:
-        step(f"{PAGE.relative_to(PROJECT)} is left as it is: only a complete run is written there")
+        step(f"written into {page}")
     return 0
 
 
-def vars_of(options):
+def kept(options):
     """The options as the results keep them."""
     return {
-        "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "repeat": options.repeat,
         "seconds": options.seconds,
         "idle_window_s": options.idle_window,

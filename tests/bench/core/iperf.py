@@ -25,7 +25,10 @@ class Transfer:
 
 
 def transfer(site, seconds, down, target=TARGET):
-    """Sends as much as passes for `seconds`, from the client to `target` or, when `down`, back. Raises [`Unmeasured`]."""
+    """Sends as much as passes for `seconds`, from the client to `target` or, when `down`, back.
+
+    Raises [`Unmeasured`].
+    """
     server = site.server.spawn("iperf3-server", ["iperf3", "--server", "--bind", target, "--one-off"])
     try:
         if not site.wait_for_socket("tcp", PORT, 5):
@@ -33,7 +36,9 @@ def transfer(site, seconds, down, target=TARGET):
         command = ["iperf3", "--client", target, "--time", str(seconds), "--json", "--connect-timeout", "5000"]
         command += ["--congestion", CONGESTION_CONTROL]
         with site.client.entered():
-            result = subprocess.run(command + ["--reverse"] * down, capture_output=True, text=True, timeout=seconds + 20)
+            result = subprocess.run(
+                command + ["--reverse"] * down, capture_output=True, text=True, timeout=seconds + 20
+            )
     except subprocess.TimeoutExpired:
         raise Unmeasured("iperf3 did not end: the transfer stopped") from None
     finally:

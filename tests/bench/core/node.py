@@ -34,7 +34,7 @@ class Node:
 
     @contextlib.contextmanager
     def entered(self):
-        """This thread is in the namespace for as long as the block runs: its sockets, its children and /proc/sys/net are of it."""
+        """This thread is in the namespace while the block runs: so are its sockets, its children and /proc/sys/net."""
         home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
             enter(self._namespace)
@@ -52,7 +52,10 @@ class Node:
         return json.loads(run(["ip", "-n", self.name, "-json", *arguments]) or "[]")
 
     def run(self, command, **options):
-        """Runs a command in the namespace and returns its standard output. Raises [`BenchError`] with its last words when it fails."""
+        """Runs a command in the namespace and returns its standard output.
+
+        Raises [`BenchError`] with its last words when it fails.
+        """
         with self.entered():
             return run(command, **options)
 
@@ -93,7 +96,7 @@ class Node:
         return next((line.strip() for line in reversed(self.log(name).splitlines()) if line.strip()), "")
 
     def processes(self, everything=False):
-        """The process ids of the peer's programs in this namespace; with `everything` those of the benchmark's as well."""
+        """The process ids of the peer's programs in this namespace; with `everything` also those of the benchmark."""
         found = []
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit() or int(entry.name) == os.getpid():
@@ -107,9 +110,10 @@ class Node:
     def has_socket(self, protocol, port):
         """Whether there is a bound UDP or a listening TCP socket on this port."""
         with self.entered():
-            lines = [line for kind in (protocol, f"{protocol}6") for line in Path(f"/proc/thread-self/net/{kind}").open()]
-        rows = [line.split() for line in lines]
-        return any(row[1].endswith(f":{port:04X}") and (protocol == "udp" or row[3] == TCP_LISTEN) for row in rows if len(row) > 3)
+            tables = [Path(f"/proc/thread-self/net/{kind}").read_text() for kind in (protocol, f"{protocol}6")]
+        rows = [line.split() for table in tables for line in table.splitlines()[1:]]
+        bound = [row for row in rows if row[1].endswith(f":{port:04X}")]
+        return any(protocol == "udp" or row[3] == TCP_LISTEN for row in bound)
 
     def cpu_seconds(self):
         """User and system time of the peer's programs, all threads, by process id."""
@@ -152,7 +156,10 @@ class Node:
 
 def run(command, **options):
     """Runs a command and returns its standard output. Raises [`BenchError`] with its last words when it fails."""
-    result = subprocess.run(command, capture_output=True, text=True, **options)
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, **options)
+    except OSError as error:
+        raise BenchError(f"{command[0]}: {error.strerror}") from None
     if result.returncode != 0:
         words = (result.stderr.strip() or result.stdout.strip() or f"exit status {result.returncode}").splitlines()[-1]
         raise BenchError(f"{command[0]}: {words}")

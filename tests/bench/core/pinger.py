@@ -1,5 +1,6 @@
 """A stream of pings through a tunnel, finer than ping(8) allows: when each was sent, and when its reply came."""
 
+import contextlib
 import os
 import select
 import socket
@@ -11,7 +12,10 @@ ECHO_REQUEST, ECHO_REPLY = 8, 0
 
 
 class Pinger:
-    """Pings `target` from `node` every `interval` seconds for as long as the block runs, from the address `source` if it is given. All times are those of time.monotonic()."""
+    """Pings `target` from `node` every `interval` seconds for as long as the block runs.
+
+    The pings come from the address `source`, if it is given. All times are those of time.monotonic().
+    """
 
     _next_identifier = os.getpid()
 
@@ -39,7 +43,7 @@ class Pinger:
         self._socket.close()
 
     def wait_for_reply(self, timeout, since=0.0):
-        """When the first reply to a ping that was sent after `since` came; None when there is none within `timeout` seconds."""
+        """When the first reply to a ping sent after `since` came; None when none came within `timeout` seconds."""
         deadline = time.monotonic() + timeout
         with self._replied:
             while True:
@@ -52,8 +56,10 @@ class Pinger:
                 self._replied.wait(left)
 
     def wait_for_steady(self, since, calm, timeout):
-        """Waits until replies have come for `calm` seconds without a pause of a fifth of that, the first of them after `since`.
-        Returns when the first of these replies came; None when that does not happen within `timeout` seconds."""
+        """Waits until pings sent after `since` were answered for `calm` seconds without a pause of a fifth of that.
+
+        Returns when the first of these replies came; None when that does not happen within `timeout` seconds.
+        """
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             first = previous = None
@@ -70,7 +76,7 @@ class Pinger:
         return None
 
     def longest_gap(self, begin, end):
-        """The longest time between two replies that follow each other, of which the later came between `begin` and `end`."""
+        """The longest time between two replies in a row, of which the later came between `begin` and `end`."""
         times = [received for _, received in list(self.replies)]
         gaps = [later - earlier for earlier, later in zip(times, times[1:]) if begin <= later <= end]
         return max(gaps, default=None)
@@ -95,10 +101,8 @@ class Pinger:
         packet = struct.pack("!BBHHHQ", ECHO_REQUEST, 0, 0, self._identifier, number & 0xFFFF, number)
         packet = packet[:2] + struct.pack("!H", checksum(packet)) + packet[4:]
         self.sent.append(time.monotonic())
-        try:
+        with contextlib.suppress(OSError):  # no way there yet, or no longer: a ping without reply
             self._socket.sendto(packet, (self.target, 0))
-        except OSError:
-            pass  # no way there yet, or no longer: a ping without reply
 
     def _receive(self):
         try:

@@ -1,4 +1,7 @@
-"""Where the programs come from: built here, unpacked from Debian packages, or made by cargo. Nothing is installed on the machine."""
+"""Where the programs come from: built here, unpacked from Debian packages, or made by cargo.
+
+Nothing is installed on the machine.
+"""
 
 import hashlib
 import os
@@ -19,35 +22,32 @@ VERSIONS = "versions"
 TOOLS = ["iperf3", "ethtool", "iproute2", "nftables", "openssl"]
 
 
+def prepare(peers):
+    """Fetches and builds what `peers` (classes) need and is missing.
+
+    The tools must come; a peer may stay without its program.
+    """
+    CACHE.mkdir(parents=True, exist_ok=True)
+    unpack_missing(TOOLS, sorted({package for peer in peers for package in peer.packages}))
+    for release, package in sorted({single for peer in peers for single in peer.other_releases}):
+        attempt(f"{package} of {release}", unpack_single, release, package)
+    for crate in sorted({crate for peer in peers for crate in peer.crates}):
+        attempt(crate, build_crate, crate)
+    if any(peer.ours for peer in peers) and "M2MVPN_BIN" not in os.environ:
+        step("building vpnd and m2m-gateway (release)")
+        build = ["cargo", "build", "--locked", "--release", "-p", "vpnd", "-p", "m2m-gateway"]
+        if subprocess.run(build, cwd=PROJECT).returncode != 0:
+            raise BenchError("vpnd and m2m-gateway cannot be built; M2MVPN_BIN can name a folder that has them")
+
+
+def layers():
+    """The folders that the sandbox lays over /usr."""
+    usr = LAYER / "usr"
+    return [usr] if usr.is_dir() else []
+
+
 class Programs:
-    """The programs of a run. Those of Debian packages are simply on the PATH, in the sandbox."""
-
-    @classmethod
-    def prepare(cls, peers):
-        """Fetches and builds what `peers` (classes) need and is missing. The tools must come; a peer may stay without its program."""
-        CACHE.mkdir(parents=True, exist_ok=True)
-        packages = sorted({package for peer in peers for package in peer.packages})
-        unpack_missing(TOOLS, packages)
-        for release, package in sorted({single for peer in peers for single in peer.other_releases}):
-            attempt(f"{package} of {release}", unpack_single, release, package)
-        for crate in sorted({crate for peer in peers for crate in peer.crates}):
-            attempt(crate, build_crate, crate)
-        if any(peer.ours for peer in peers) and "M2MVPN_BIN" not in os.environ:
-            step("building vpnd and m2m-gateway (release)")
-            build = ["cargo", "build", "--locked", "--release", "-p", "vpnd", "-p", "m2m-gateway"]
-            if subprocess.run(build, cwd=PROJECT).returncode != 0:
-                raise BenchError("vpnd and m2m-gateway cannot be built; M2MVPN_BIN can name a folder that has them")
-
-    @classmethod
-    def layers(cls):
-        """The folders that the sandbox lays over /usr."""
-        usr = LAYER / "usr"
-        return [usr] if usr.is_dir() else []
-
-    @classmethod
-    def find(cls):
-        """The programs, as the sandbox sees them."""
-        return cls()
+    """The programs of a run. Those of Debian packages are on the PATH, in the sandbox."""
 
     def ours(self, name):
         """The path of one of m2mvpn's programs. Raises [`BenchError`] when it is not there."""
@@ -69,7 +69,9 @@ class Programs:
             name, version = line.split()
             if name == package:
                 return f"{package} {version}"
-        query = subprocess.run(["dpkg-query", "-W", "-f", "${Package} ${Version}", package], capture_output=True, text=True)
+        query = subprocess.run(
+            ["dpkg-query", "-W", "-f", "${Package} ${Version}", package], capture_output=True, text=True
+        )
         return query.stdout or package
 
     def version_of_release(self, release, package):
@@ -77,7 +79,10 @@ class Programs:
         return self.package_version(package, folder_of(release, package))
 
     def of_release(self, release, package):
-        """The program of a package of another Debian release that is one file. Raises [`Unmeasured`] when it is not there."""
+        """The program of a package of another Debian release that is one file.
+
+        Raises [`Unmeasured`] when it is not there.
+        """
         program = folder_of(release, package) / "usr" / "bin" / package
         if not program.is_file():
             raise Unmeasured(f"{package} of {release} could not be fetched")
@@ -110,7 +115,15 @@ def unpack_missing(tools, packages):
     archives = CACHE / "archives"
     shutil.rmtree(archives, ignore_errors=True)
     (archives / "partial").mkdir(parents=True)
-    download = ["apt-get", "-q", "-y", "--no-install-recommends", "--download-only", "-o", f"Dir::Cache::archives={archives}"]
+    download = [
+        "apt-get",
+        "-q",
+        "-y",
+        "--no-install-recommends",
+        "--download-only",
+        "-o",
+        f"Dir::Cache::archives={archives}",
+    ]
     download += ["install", *tools, *everything]
     if quiet(download).returncode != 0:
         quiet(["apt-get", "-q", "update"])
@@ -192,7 +205,9 @@ def unpack_single(release, package):
 def mirror():
     """The Debian mirror of this machine's own apt sources."""
     form = "$(ORIGIN)|$(LABEL)|$(REPO_URI)"
-    targets = subprocess.run(["apt-get", "indextargets", "--format", form, "Created-By: Packages"], capture_output=True, text=True)
+    targets = subprocess.run(
+        ["apt-get", "indextargets", "--format", form, "Created-By: Packages"], capture_output=True, text=True
+    )
     for line in targets.stdout.splitlines():
         origin, label, address = line.split("|")
         if origin == label == "Debian":
@@ -205,7 +220,16 @@ def build_crate(crate):
     if (CACHE / "crates" / "bin" / crate).is_file():
         return
     step(f"building {crate}")
-    command = ["cargo", "install", "--locked", "--root", CACHE / "crates", "--target-dir", CACHE / "crates-build", crate]
+    command = [
+        "cargo",
+        "install",
+        "--locked",
+        "--root",
+        CACHE / "crates",
+        "--target-dir",
+        CACHE / "crates-build",
+        crate,
+    ]
     subprocess.run(command, check=True)
 
 

@@ -1,6 +1,7 @@
 """A cable with a delay: hands every Ethernet frame between two interfaces on, a fixed time after it came.
 
-Run as `relay.py LEFT RIGHT SECONDS`. For kernels without netem; made for the few packets of a handshake, not for throughput.
+Run as `relay.py LEFT RIGHT SECONDS`. For kernels without netem; made for the few packets of a handshake, not for
+throughput.
 """
 
 import collections

@@ -67,10 +67,10 @@ def conditions(data):
     versions = [peer["version"] for peer in data["peers"].values() if peer["version"]]
     load = f"{machine['load_before']} before and {machine.get('load_after', '?')} after"
     return (
-        f"Measured {options['started']} on {machine['cores']} cores ({machine['cpu']}), {machine['memory_gib']} GiB, Linux {machine['kernel']}, "
-        f"{machine['system']}; load {load}. Medians of {options['repeat']}, TCP transfers of {options['seconds']} s with "
-        f"{CONGESTION_CONTROL}; the tunnels' own TCP has this machine's {machine['tcp_congestion_control']}. "
-        f"Versions: {'; '.join(dict.fromkeys(versions))}."
+        f"Measured {options['started']} on {machine['cores']} cores ({machine['cpu']}), {machine['memory_gib']} GiB, "
+        f"Linux {machine['kernel']}, {machine['system']}; load {load}. Medians of {options['repeat']}, TCP transfers "
+        f"of {options['seconds']} s with {CONGESTION_CONTROL}; the tunnels' own TCP has this machine's "
+        f"{machine['tcp_congestion_control']}. Versions: {'; '.join(dict.fromkeys(versions))}."
     )
 
 

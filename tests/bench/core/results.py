@@ -1,4 +1,7 @@
-"""What was measured, in the form of `--json`: written anew after every cell, so that an interrupted run keeps what it has."""
+"""What was measured, in the form of `--json`.
+
+It is written anew after every cell, so that an interrupted run keeps what it has.
+"""
 
 import json
 import os

@@ -1,4 +1,5 @@
-"""A place of its own for a run: private PID, mount, network, UTS and IPC namespaces, in which the kernel ends everything with it.
+"""A place of its own for a run: private PID, mount, network, UTS and IPC namespaces, in which the kernel ends
+everything with it.
 
 Inside, /run is an empty tmpfs and /usr is this machine's with the unpacked packages over it.
 """

@@ -93,24 +93,30 @@ class Site:
         self._nft(*lines, node=where)
 
     def limit(self, mbit, queue_s):
-        """Limits the way to the server; the queue in front of the limit holds `queue_s` seconds of it and drops what is more."""
+        """Limits the way to the server; the queue before the limit holds `queue_s` seconds of it and drops the rest."""
         queue = int(mbit * 1e6 / 8 * queue_s)
-        qdisc = ["qdisc", "replace", "dev", "w-srv", "root", "tbf", "rate", f"{mbit}mbit", "burst", "3028", "limit", str(queue)]
-        self.wan.run(["tc", *qdisc])
+        qdisc = f"tc qdisc replace dev w-srv root tbf rate {mbit}mbit burst 3028 limit {queue}"
+        self.wan.run(qdisc.split())
 
     def cut(self, uplink):
-        """The link of an uplink is lost, and the machine's network manager takes its address away, which takes its routes along."""
+        """An uplink loses its link, and the machine's network manager takes its address and so its routes away."""
         self.client.ip(f"link set {uplink} down", f"address flush dev {uplink}")
 
     def wire(self):
-        """Packets and IP bytes that went over the first uplink, both ways. The 14 bytes of Ethernet are left out: a modem has none."""
+        """Packets and IP bytes that went over the first uplink, both ways.
+
+        The 14 bytes of Ethernet are left out: a modem has none.
+        """
         [link] = self.client.ip_json("-s", "link", "show", "dev", self.uplinks[0])
         counts = [link["stats64"][way] for way in ("rx", "tx")]
         packets = sum(count["packets"] for count in counts)
         return packets, sum(count["bytes"] for count in counts) - 14 * packets
 
     def inner_link(self):
-        """The client's interface that has an inner address, as ip(8) describes it, and that address. Raises [`Unmeasured`]."""
+        """The client's interface that has an inner address, as ip(8) describes it, and that address.
+
+        Raises [`Unmeasured`].
+        """
         for link in self.client.ip_json("-4", "address", "show"):
             for address in link["addr_info"]:
                 if ipaddress.ip_address(address["local"]) in POOLS:
@@ -149,7 +155,8 @@ class Site:
             end.node.sysctl(**{f"ipv6__conf__{end.interface}__disable_ipv6": 1})
             if not offload:
                 # Checksums too: the relay hands frames on as they are.
-                end.node.run(["ethtool", "-K", end.interface, "tso", "off", "gso", "off", "gro", "off", "tx", "off", "rx", "off"])
+                features = "tso off gso off gro off tx off rx off"
+                end.node.run(["ethtool", "-K", end.interface, *features.split()])
             end.node.ip(f"link set {end.interface} up")
             if end.address:
                 end.node.ip(f"address add {end.address}/24 dev {end.interface}")
@@ -176,7 +183,8 @@ class End:
     def knows(self, other):
         """From now on this end needs no ARP to find the other one, so that none is on the wire."""
         if self.address and other.address:
-            self.node.ip(f"neighbour replace {other.address} lladdr {other.hardware} dev {self.interface} nud permanent")
+            entry = f"{other.address} lladdr {other.hardware} dev {self.interface}"
+            self.node.ip(f"neighbour replace {entry} nud permanent")
 
 
 def wait_until(condition, timeout, interval=0.01):

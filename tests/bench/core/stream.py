@@ -52,7 +52,7 @@ class Stream:
         self._in.close()
 
     def lives(self, timeout):
-        """Whether everything that was sent until now, and a second's worth more, arrives within `timeout` seconds, unchanged."""
+        """Whether all that was sent until now, and a second more of it, arrives unchanged within `timeout` seconds."""
         wanted = self.sent + int(PIECE / INTERVAL_S)
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline and self.failure is None:

@@ -80,8 +80,9 @@ class OcservDtls(Peer):
         script = site.directory / "vpnc-script"
         script.write_text(SCRIPT)
         script.chmod(0o755)
-        command = [self.programs.on_path("openconnect"), "--non-inter", "--protocol", "anyconnect", "--script", script, "--reconnect-timeout", "60"]
-        command += ["--cafile", certificates.ca, "--no-system-trust", "--certificate", certificates.device, "--sslkey", certificates.device_key]
+        command = [self.programs.on_path("openconnect"), "--non-inter", "--protocol", "anyconnect"]
+        command += ["--script", script, "--reconnect-timeout", "60", "--cafile", certificates.ca, "--no-system-trust"]
+        command += ["--certificate", certificates.device, "--sslkey", certificates.device_key]
         site.client.spawn("client", [*command, *self.options, f"https://{SERVER}"])
 
 

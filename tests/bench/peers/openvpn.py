@@ -1,7 +1,7 @@
 """OpenVPN, with certificates and AES-256-GCM.
 
-`keepalive 10 20` is the shortest detection of a dead peer that pings every 10 s (as in OpenVPN's sample files) allow. The client of the
-UDP row has the TCP server as its second choice, as sites whose devices meet blocked UDP set it up.
+`keepalive 10 20` is the shortest detection of a dead peer that pings every 10 s (as in OpenVPN's sample files) allow.
+The client of the UDP row has the TCP server as its second choice, as sites whose devices meet blocked UDP set it up.
 """
 
 from core.errors import Unmeasured
@@ -72,7 +72,8 @@ class OpenVpnUdp(Peer):
 
     def start_client(self, site, certificates):
         remotes = "\n".join(REMOTES[transport] for transport in self.transports)
-        site.client.spawn("client", self._command(site, "client.conf", CLIENT_CONF.format(certificates=certificates, remotes=remotes)))
+        text = CLIENT_CONF.format(certificates=certificates, remotes=remotes)
+        site.client.spawn("client", self._command(site, "client.conf", text))
 
     def _command(self, site, name, text):
         path = site.directory / name

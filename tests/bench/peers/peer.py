@@ -25,7 +25,10 @@ class Peer:
         return ", ".join(self.programs.package_version(package) for package in self.packages[:2])
 
     def start_server(self, site, certificates):
-        """Starts the server and returns when it is ready. What it needs of keys and files it makes in `site.directory`."""
+        """Starts the server and returns when it is ready.
+
+        What it needs of keys and files it makes in `site.directory`.
+        """
 
     def start_client(self, site, certificates):
         """Starts the client and returns at once. Its log is `client`."""

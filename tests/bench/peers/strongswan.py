@@ -7,9 +7,14 @@ from core.errors import Unmeasured
 from core.site import SERVER, wait_until
 from peers.peer import Peer
 
+PLUGINS = (
+    "random nonce openssl aesni gcm x509 pem pkcs1 pkcs8 pubkey constraints revocation kdf hmac sha1 sha2 aes "
+    "kernel-libipsec kernel-netlink socket-default vici updown"
+)
+
 DAEMON_CONF = """\
 charon {{
-    load = random nonce openssl aesni gcm x509 pem pkcs1 pkcs8 pubkey constraints revocation curve25519 kdf hmac sha1 sha2 aes kernel-libipsec kernel-netlink socket-default vici updown
+    load = {plugins}
     install_virtual_ip = yes
     start-scripts {{
         load = {swanctl} --load-all --uri unix://{directory}/{role}.vici --file {directory}/{role}/swanctl.conf
@@ -119,10 +124,12 @@ class StrongSwan(Peer):
         private = directory / role / "private"
         private.mkdir(parents=True, exist_ok=True)
         (private / "own.key").write_bytes(key.read_bytes())
-        (directory / role / "swanctl.conf").write_text(text.format(certificates=certificates, common=common, server=SERVER))
+        text = text.format(certificates=certificates, common=common, server=SERVER)
+        (directory / role / "swanctl.conf").write_text(text)
         swanctl = self.programs.on_path("swanctl")
-        (directory / f"{role}.conf").write_text(DAEMON_CONF.format(directory=directory, role=role, swanctl=swanctl))
+        daemon = DAEMON_CONF.format(directory=directory, role=role, swanctl=swanctl, plugins=PLUGINS)
+        (directory / f"{role}.conf").write_text(daemon)
         environment = {"STRONGSWAN_CONF": str(directory / f"{role}.conf"), "SWANCTL_DIR": str(directory / role)}
         # charon's file with its process id is always in /run, so each gets a /run of its own.
-        own_run = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs tmpfs /run && exec "$0"', self.programs.on_path("charon")]
-        node.spawn(role, own_run, environment)
+        own_run = 'mount -t tmpfs tmpfs /run && exec "$0"'
+        node.spawn(role, ["unshare", "--mount", "sh", "-c", own_run, self.programs.on_path("charon")], environment)

@@ -1,6 +1,6 @@
-"""WireGuard in user space: wireguard-go of two Debian releases, and boringtun. Configured over their socket, as wg(8) does.
+"""WireGuard in user space: wireguard-go of two Debian releases, and boringtun.
 
-PersistentKeepalive is 25 s, as wg(8) recommends behind a NAT.
+They are configured over their socket, as wg(8) does it. PersistentKeepalive is 25 s, as wg(8) recommends behind a NAT.
 """
 
 import contextlib
@@ -36,14 +36,16 @@ class WireGuard(Peer):
         (secret, _), (_, device) = site.keys
         interface = f"{site.tag}-s"
         site.server.spawn("server", self.command(interface), {"LOG_LEVEL": "error"})
-        configure(interface, f"private_key={secret}", f"listen_port={PORT}", f"public_key={device}", "allowed_ip=10.90.0.2/32")
+        device = (f"public_key={device}", "allowed_ip=10.90.0.2/32")
+        configure(interface, f"private_key={secret}", f"listen_port={PORT}", *device)
         site.server.ip(f"address add 10.90.0.1/24 dev {interface}", f"link set {interface} mtu {MTU} up")
 
     def start_client(self, site, certificates):
         (_, server), (secret, _) = site.keys
         interface = f"{site.tag}-c"
         site.client.spawn("client", self.command(interface), {"LOG_LEVEL": "error"})
-        peer = (f"public_key={server}", f"endpoint={SERVER}:{PORT}", "persistent_keepalive_interval=25", f"allowed_ip={TARGET_NET}")
+        peer = (f"public_key={server}", f"endpoint={SERVER}:{PORT}", f"allowed_ip={TARGET_NET}")
+        peer += ("persistent_keepalive_interval=25",)
         configure(interface, f"private_key={secret}", *peer)
         site.client.ip(
             f"address add 10.90.0.2/24 dev {interface}",
