@@ -7,6 +7,7 @@ class Column:
     key = ""
     about = ""
     headings = ()
+    background = False  # whether it goes on during the whole run, so that it is measured last
     goals = ()  # what m2mvpn is to reach, one for each heading
 
     def begin(self, bench):

@@ -9,6 +9,7 @@ from pathlib import Path
 from core import certificates
 from core.errors import BenchError, Unmeasured
 from core.progress import step
+from core.sandbox import FILES
 
 
 class Bench:
@@ -25,7 +26,7 @@ class Bench:
         self._tags = (f"b{number}" for number in itertools.count(1))
 
     def __enter__(self):
-        directory = Path(tempfile.mkdtemp(prefix="m2mvpn-bench-keys-"))
+        directory = Path(tempfile.mkdtemp(prefix="keys-", dir=FILES))
         directory.chmod(0o755)
         self.open.callback(shutil.rmtree, directory, ignore_errors=True)
         self.certificates = certificates.make(directory)

@@ -159,7 +159,7 @@ def run(options):
             bench.admit(peer(Programs()))
         for column in columns:
             column.begin(bench)
-        for column in columns:
+        for column in sorted(columns, key=lambda column: column.background):
             step(f"column {column.key}: {column.about}")
             column.measure(bench)
     results.finish(machine.load())

@@ -12,6 +12,7 @@ import sys
 from core.errors import BenchError
 
 MARK = "M2MVPN_BENCH_LAYERS"
+FILES = "/run"  # where a run makes its files: they go with the sandbox
 
 
 def inside():
@@ -27,10 +28,10 @@ def enter(argv, layers):
     unshare = ["unshare", "--mount", "--propagation", "private", "--pid", "--mount-proc", "--net", "--uts", "--ipc"]
     command = ["setpriv", "--pdeathsig", "KILL", *unshare, "--fork", "--kill-child=SIGKILL"]
     command += ["sh", "-e", "-c", mounts, environment[MARK], sys.executable, *argv]
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     # In a session of its own, so that Ctrl-C reaches only this process, which then ends all of it.
     child = subprocess.Popen(command, env=environment, start_new_session=True)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
     try:
         status = child.wait()
     except KeyboardInterrupt:

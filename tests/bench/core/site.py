@@ -18,6 +18,7 @@ from pathlib import Path
 from core.errors import Unmeasured
 from core.node import Node
 from core.pinger import Pinger
+from core.sandbox import FILES
 
 CLIENT = "198.51.100.2"  # where there is no router
 SERVER = "198.51.100.10"
@@ -33,7 +34,7 @@ class Site:
 
     def __init__(self, tag):
         self.tag = tag
-        self.directory = Path(tempfile.mkdtemp(prefix=f"m2mvpn-bench-{tag}-"))
+        self.directory = Path(tempfile.mkdtemp(prefix=f"{tag}-", dir=FILES))
         self.client = Node(f"{tag}-client", self.directory)
         self.server = Node(f"{tag}-server", self.directory)
         self.wan = None

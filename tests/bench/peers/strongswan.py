@@ -130,6 +130,7 @@ class StrongSwan(Peer):
         daemon = DAEMON_CONF.format(directory=directory, role=role, swanctl=swanctl, plugins=PLUGINS)
         (directory / f"{role}.conf").write_text(daemon)
         environment = {"STRONGSWAN_CONF": str(directory / f"{role}.conf"), "SWANCTL_DIR": str(directory / role)}
-        # charon's file with its process id is always in /run, so each gets a /run of its own.
-        own_run = 'mount -t tmpfs tmpfs /run && exec "$0"'
-        node.spawn(role, ["unshare", "--mount", "sh", "-c", own_run, self.programs.on_path("charon")], environment)
+        # charon's file with its process id has a fixed name, so each gets a file of its own under that name.
+        own_pid_file = 'touch "$1" /run/charon.pid && mount --bind "$1" /run/charon.pid && exec "$0"'
+        command = ["unshare", "--mount", "sh", "-c", own_pid_file, self.programs.on_path("charon")]
+        node.spawn(role, [*command, directory / f"{role}.pid"], environment)
