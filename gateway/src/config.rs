@@ -65,7 +65,8 @@ pub(crate) struct Config {
 impl Config {
     /// How many tasks share the work.
     pub(crate) fn workers(&self) -> NonZeroU16 {
-        let processors = || std::thread::available_parallelism().ok().and_then(|number| u16::try_from(number.get()).ok());
+        let processors =
+            || std::thread::available_parallelism().ok().and_then(|number| u16::try_from(number.get()).ok());
         let number = self.workers.or_else(|| processors().and_then(NonZeroU16::new)).unwrap_or(NonZeroU16::MIN);
         // A connection id names its worker in one byte.
         number.min(MOST_WORKERS)

@@ -335,7 +335,11 @@ impl Gateway {
         left.iter().for_each(|session| session.close(End::Stopping));
         workers.iter().for_each(|worker| worker.tell(Order::Stop));
         // Those that listen have no end of their own.
-        let farewell = async { while self.table().len() > 0 { tokio::time::sleep(POLL).await } };
+        let farewell = async {
+            while self.table().len() > 0 {
+                tokio::time::sleep(POLL).await
+            }
+        };
         let _ = tokio::time::timeout(FAREWELL, farewell).await;
         tokio::time::sleep(LAST_WORDS).await;
         tasks.abort_all();

@@ -78,13 +78,7 @@ pub(crate) async fn run(gateway: Arc<Gateway>, listener: TcpListener, tls: TlsAc
     }
 }
 
-async fn serve(
-    gateway: Arc<Gateway>,
-    stream: TcpStream,
-    remote: SocketAddr,
-    tls: TlsAcceptor,
-    handshake: Handshake,
-) {
+async fn serve(gateway: Arc<Gateway>, stream: TcpStream, remote: SocketAddr, tls: TlsAcceptor, handshake: Handshake) {
     let asked = match timeout(HANDSHAKE_TIMEOUT, greet(stream, &tls)).await {
         Ok(Ok(asked)) => asked,
         Ok(Err((outcome, reason))) => {

@@ -54,13 +54,16 @@ impl WorkerHandle {
     }
 }
 
+/// Packets behind [`PREFIX`], each with the session that it is for.
+pub(crate) type Addressed = Vec<(Arc<Session>, Bytes)>;
+
 /// What a worker is told.
 #[derive(Debug)]
 pub(crate) enum Order {
     /// What became of a request.
     Verdict(Seat, Result<Admitted, Refusal>),
     /// Packets that another worker got for a session of this one.
-    Packets(Vec<(Arc<Session>, Bytes)>),
+    Packets(Addressed),
     /// Close a session.
     Close(Arc<Session>, End),
     /// Tell a device to go elsewhere.
@@ -235,7 +238,9 @@ impl Worker {
                 hubs.refuse(incoming);
             }
             Decision::Accept(handshake) => match hubs.accept(incoming, now) {
-                Some(handle) => drop(self.members.insert(Seat { hub, handle }, Member::Stranger { _handshake: handshake })),
+                Some(handle) => {
+                    drop(self.members.insert(Seat { hub, handle }, Member::Stranger { _handshake: handshake }))
+                }
                 None => gateway.metrics.connection(ConnectionOutcome::HandshakeFailed),
             },
         }
@@ -378,7 +383,7 @@ impl Worker {
                 return Ok(false);
             }
         }
-        let mut elsewhere: HashMap<usize, (WorkerHandle, Vec<(Arc<Session>, Bytes)>)> = HashMap::new();
+        let mut elsewhere: HashMap<usize, (WorkerHandle, Addressed)> = HashMap::new();
         let mut last: Option<(IpAddr, Arc<Session>)> = None;
         for packet in std::mem::take(&mut self.packets.outbound) {
             let Some(destination) = Header::parse(&packet[PREFIX.len()..]).map(|header| header.destination) else {

@@ -70,6 +70,12 @@ impl Hub {
         }
     }
 
+    /// Where its socket is bound.
+    #[must_use]
+    pub fn local(&self) -> SocketAddr {
+        self.socket.local()
+    }
+
     /// Begins a session with the gateway at `remote`, whose certificate has to say `server_name`.
     ///
     /// # Errors

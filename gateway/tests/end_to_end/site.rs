@@ -90,11 +90,11 @@ async fn a_device_has_one_address_at_all_gateways() {
     assert_eq!(second.addresses, [net("10.99.0.6/32"), net("fd99::6/128")]);
     assert!(first.routes.contains(&net("10.99.0.1/32")) && second.routes.contains(&net("10.99.0.2/32")));
     let (moved, other) = (connect(1, 0).await, connect(0, 1).await);
-    assert_eq!((moved.addresses, other.addresses), (first.addresses, second.addresses));
+    assert_eq!((&moved.addresses, &other.addresses), (&first.addresses, &second.addresses));
     for (host, ..) in &gateways {
         wait_until("both are routed at both", || has_routes(host, 5) && has_routes(host, 6));
     }
-    drop(first.session);
+    drop(first);
     wait_until("the device is at the second one only", || !has_routes(&gateways[0].0, 5));
     assert!(has_routes(&gateways[1].0, 5));
 }

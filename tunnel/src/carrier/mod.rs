@@ -41,7 +41,7 @@ use policy::add;
 #[derive(Debug)]
 pub enum Command {
     /// Carry on with a link whose tunnel is open.
-    Add(LinkId, Way),
+    Add(LinkId, Box<Way>),
     /// The machine's packets go over this link from now on.
     Activate(LinkId),
     /// Close a link.
@@ -49,7 +49,7 @@ pub enum Command {
     /// What may pass.
     Policy(Policy),
     /// A link goes on over another socket.
-    Rebind(LinkId, UdpSocket),
+    Rebind(LinkId, Box<UdpSocket>),
     /// How often a link is kept alive.
     Keepalive(LinkId, Option<Duration>),
     /// See whether the gateway answers.
@@ -165,7 +165,7 @@ impl Carrier {
         let now = Instant::now();
         match command {
             Command::Add(id, way) => {
-                self.links.insert(id, Link::new(way));
+                self.links.insert(id, Link::new(*way));
             }
             Command::Activate(id) => self.activate(id, now),
             Command::Remove(id, code, reason) => {
@@ -179,7 +179,7 @@ impl Carrier {
             Command::Policy(policy) => self.policy = policy,
             Command::Rebind(id, socket) => {
                 if let Some(link) = self.links.get_mut(&id) {
-                    link.rebind(socket, now);
+                    link.rebind(*socket, now);
                 }
             }
             Command::Keepalive(id, interval) => {

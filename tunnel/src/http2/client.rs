@@ -23,10 +23,10 @@ use super::{
 use crate::{
     client::{ConnectError, ConnectRequest},
     http3::{Code, message},
-    session::printable,
     qpack::Field,
     request,
     session::CloseReason,
+    session::printable,
 };
 
 /// Bytes of a refusal that are read.

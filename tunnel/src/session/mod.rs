@@ -20,8 +20,8 @@ use http::StatusCode;
 use quinn_proto::{Connection, ConnectionEvent, EndpointEvent, StreamId, Transmit};
 use rustls::pki_types::CertificateDer;
 
-pub(crate) use ending::{MAX_REASON, printable};
 pub use ending::CloseReason;
+pub(crate) use ending::{MAX_REASON, printable};
 pub use event::Event;
 
 use crate::{
@@ -576,7 +576,9 @@ impl Session {
         match self.phase {
             Phase::Rejecting { .. } => self.close(Code::NO_ERROR, "refused", now),
             Phase::Refused { .. } => self.refused(now),
-            Phase::Listening { .. } => self.end(CloseReason::TimedOut, Code::REQUEST_INCOMPLETE, "no request in time", now),
+            Phase::Listening { .. } => {
+                self.end(CloseReason::TimedOut, Code::REQUEST_INCOMPLETE, "no request in time", now)
+            }
             _ => self.end(CloseReason::TimedOut, Code::REQUEST_CANCELLED, "no answer in time", now),
         }
     }

@@ -1,7 +1,8 @@
 //! Machines in network namespaces.
 
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
+    net::Ipv6Addr,
     num::NonZeroU16,
     process::{Command, Stdio},
     sync::Arc,
@@ -10,13 +11,24 @@ use std::{
 
 use m2m_tunnel::{
     capsule::AssignedAddress,
-    pump::{self, Counters, Policy, PumpEnd},
-    session::Session,
+    carrier::{self, Counters, End, LinkId, Notice, Policy, Way},
+    client::{ConnectRequest, establish},
+    hub::{EndpointConfig, Hub},
+    session::Event,
     tun::{Tun, TunConfig},
+    udp::UdpSocket,
 };
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{sync::mpsc, task::JoinHandle};
 
-use crate::loopback::{Ends, ends, tunnel};
+use crate::certified::{AUTHORITY, configurations};
+
+/// No step of a test takes longer.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Waits, but not for ever.
+pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.expect("too slow")
+}
 
 const MARK: &str = "M2M_TUNNEL_TEST_ISOLATED";
 
@@ -95,29 +107,73 @@ pub(crate) fn elsewhere<T: Send + 'static>(task: impl FnOnce() -> T + Send + 'st
     thread.join().unwrap()
 }
 
+/// The only link of a test's tunnel.
+pub(crate) const LINK: LinkId = LinkId(1);
+
 /// A machine's end of the tunnel.
 pub(crate) struct Side {
-    pub(crate) session: Session,
     pub(crate) counters: Arc<Counters>,
-    pub(crate) pump: JoinHandle<PumpEnd>,
-    _policy: watch::Sender<Policy>,
+    pub(crate) carrier: JoinHandle<End>,
+    pub(crate) commands: mpsc::UnboundedSender<carrier::Command>,
+    pub(crate) notices: mpsc::UnboundedReceiver<Notice>,
 }
 
 impl Side {
-    fn new(tun: Tun, session: Session, addresses: &[&str]) -> Self {
+    fn new(tun: &Tun, way: Way, addresses: &[&str]) -> Self {
         let assigned: Vec<_> =
             addresses.iter().map(|prefix| AssignedAddress::unrequested(prefix.parse().unwrap())).collect();
-        let (policy, seen) = watch::channel(Policy::from_assigned(&assigned));
         let counters = Arc::new(Counters::default());
-        let packets = session.packets();
-        let counted = Arc::clone(&counters);
-        Self {
-            session,
-            counters,
-            pump: tokio::spawn(async move { pump::run(&tun, packets, seen, counted).await }),
-            _policy: policy,
+        let (commands, heard) = mpsc::unbounded_channel();
+        let (told, notices) = mpsc::unbounded_channel();
+        let queue = tun.queues().into_iter().next().unwrap();
+        let carrier = tokio::spawn(carrier::run(queue, heard, told, Arc::clone(&counters)));
+        for command in [
+            carrier::Command::Policy(Policy::from_assigned(&assigned)),
+            carrier::Command::Add(LINK, Box::new(way)),
+            carrier::Command::Activate(LINK),
+        ] {
+            commands.send(command).unwrap();
         }
+        Self { counters, carrier, commands, notices }
     }
+}
+
+/// Both ends of an open tunnel over loopback.
+async fn ends() -> (Way, Way) {
+    let (client, server) = configurations();
+    let socket = || UdpSocket::new(std::net::UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).unwrap()).unwrap();
+    let mut server = Hub::new(socket(), EndpointConfig::default(), Some(server));
+    let mut hub = Hub::new(socket(), EndpointConfig::default(), None);
+    let request = ConnectRequest::new(AUTHORITY);
+    let handle = hub.connect(client, server.local(), AUTHORITY, request, Instant::now()).unwrap();
+    let serving = tokio::spawn(async move {
+        loop {
+            let now = Instant::now();
+            server.receive(now).unwrap();
+            server.handle_timeout(now);
+            while let Some(incoming) = server.next_incoming() {
+                server.accept(incoming, now).unwrap();
+            }
+            while let Some(handle) = server.next_changed(now) {
+                let session = server.session(handle).unwrap();
+                while let Some(event) = session.poll_event() {
+                    if matches!(event, Event::Requested(_)) {
+                        session.accept();
+                        server.transmit(now);
+                        return Way::Http3(Box::new(server), handle);
+                    }
+                }
+            }
+            server.transmit(now);
+            let due = server.poll_timeout();
+            tokio::select! {
+                () = poll_fn(|context| server.poll_ready(context)) => {}
+                () = tokio::time::sleep_until(due.unwrap_or(now).into()), if due.is_some() => {}
+            }
+        }
+    });
+    soon(establish(&mut hub, handle)).await.unwrap();
+    (Way::Http3(Box::new(hub), handle), soon(serving).await.unwrap())
 }
 
 /// The device, in this namespace: 10.99.0.2 and fd99::2, and 10.99.0.3 that nobody assigned to it. The company's host,
@@ -125,7 +181,6 @@ impl Side {
 pub(crate) struct Lab {
     pub(crate) device: Side,
     pub(crate) company: Side,
-    _ends: Ends,
 }
 
 /// Connects both; what `in_company` opens comes along.
@@ -135,12 +190,10 @@ pub(crate) async fn lab<T: Send + 'static>(mtu: u16, in_company: impl FnOnce() -
         let tun = interface("m2mgw0", mtu, &["10.99.0.1/24", "fd99::1/64"]);
         (tun, in_company())
     });
-    let ends = ends().await;
-    let (client, server) = tunnel(&ends).await;
+    let (client, server) = ends().await;
     let lab = Lab {
-        device: Side::new(device, client, &["10.99.0.2/32", "fd99::2/128"]),
-        company: Side::new(company, server, &["10.99.0.1/32", "fd99::1/128"]),
-        _ends: ends,
+        device: Side::new(&device, client, &["10.99.0.2/32", "fd99::2/128"]),
+        company: Side::new(&company, server, &["10.99.0.1/32", "fd99::1/128"]),
     };
     (lab, opened)
 }

@@ -4,9 +4,8 @@
 //! nothing of the machine.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
-#[path = "../end_to_end/loopback.rs"]
-#[expect(dead_code, reason = "the other tests use more of it")]
-mod loopback;
+#[path = "../certified.rs"]
+mod certified;
 mod machines;
 mod queues;
 mod traffic;

@@ -17,8 +17,7 @@ use m2m_tunnel::{
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use crate::{
-    loopback::soon,
-    machines::{NETWORK, elsewhere, interface_of, ip, isolated},
+    machines::{NETWORK, elsewhere, interface_of, ip, isolated, soon},
     traffic::{BULK, blocking, echo, serve_echo, udp},
 };
 

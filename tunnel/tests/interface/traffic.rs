@@ -9,17 +9,14 @@ use std::{
 };
 
 use m2m_tunnel::{
+    carrier::{Command, End, Notice},
     http3::Code,
     packet::Header,
-    pump::PumpEnd,
-    session::CloseReason,
+    session::{CloseReason, Event},
     tun::{Tun, TunConfig, TunError},
 };
 
-use crate::{
-    loopback::{PATIENCE, soon},
-    machines::{NETWORK, interface, ip, isolated, lab},
-};
+use crate::machines::{LINK, NETWORK, PATIENCE, interface, ip, isolated, lab, soon};
 
 pub(crate) const BULK: usize = 4 << 20;
 
@@ -163,30 +160,38 @@ fn checksums_are_complete() {
 }
 
 #[test]
-fn a_closed_session_ends_the_pump() {
-    isolated("traffic::a_closed_session_ends_the_pump", NETWORK, || async {
-        let (lab, ()) = lab(1280, || ()).await;
-        lab.company.session.close(Code::NO_ERROR, "maintenance");
-        let PumpEnd::Session(CloseReason::Peer { reason, .. }) = soon(lab.device.pump).await.unwrap() else {
-            panic!("the session was the cause");
-        };
-        assert_eq!(reason, "maintenance");
+fn the_end_of_a_link_is_told_and_the_carrier_goes_on() {
+    isolated("traffic::the_end_of_a_link_is_told_and_the_carrier_goes_on", NETWORK, || async {
+        let (mut lab, ()) = lab(1280, || ()).await;
+        lab.company.commands.send(Command::Remove(LINK, Code::NO_ERROR, "maintenance")).unwrap();
+        let reason = soon(async {
+            loop {
+                if let Some(Notice::Link(LINK, Event::Closed(reason))) = lab.device.notices.recv().await {
+                    return reason;
+                }
+            }
+        });
+        assert!(matches!(reason.await, CloseReason::Peer { reason, .. } if reason == "maintenance"));
+        // A packet without a link is news, and waits for one.
+        udp("10.99.0.2:0").send_to(b"anybody?", "10.99.0.1:7000").unwrap();
+        soon(async { while !matches!(lab.device.notices.recv().await, Some(Notice::Wanted)) {} }).await;
+        assert!(!lab.device.carrier.is_finished());
     });
 }
 
 #[test]
-fn a_removed_interface_ends_the_pump() {
-    isolated("traffic::a_removed_interface_ends_the_pump", NETWORK, || async {
+fn a_removed_interface_ends_the_carrier() {
+    isolated("traffic::a_removed_interface_ends_the_carrier", NETWORK, || async {
         let (lab, ()) = lab(1280, || ()).await;
         ip("link delete m2m0");
-        let end = soon(lab.device.pump).await.unwrap();
-        assert!(matches!(end, PumpEnd::Tun(_)), "{end}");
+        let end = soon(lab.device.carrier).await.unwrap();
+        assert!(matches!(end, End::Interface(_)), "{end}");
     });
 }
 
 #[test]
-fn the_pump_outlives_an_interface_that_was_down() {
-    isolated("traffic::the_pump_outlives_an_interface_that_was_down", NETWORK, || async {
+fn the_carrier_outlives_an_interface_that_was_down() {
+    isolated("traffic::the_carrier_outlives_an_interface_that_was_down", NETWORK, || async {
         let (lab, far) = lab(1280, || udp("10.99.0.1:7000")).await;
         let near = udp("10.99.0.2:7000");
         ip("link set m2m0 down");
@@ -203,7 +208,7 @@ fn the_pump_outlives_an_interface_that_was_down() {
         assert_eq!(far.recv_from(&mut buffer).unwrap().0, 3);
         far.send_to(b"again", "10.99.0.2:7000").unwrap();
         assert_eq!(near.recv_from(&mut buffer).unwrap().0, 5);
-        assert!(!lab.device.pump.is_finished());
+        assert!(!lab.device.carrier.is_finished());
     });
 }
 

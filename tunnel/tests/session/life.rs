@@ -60,25 +60,3 @@ fn the_end_is_told() {
     world.run(10 * SECOND);
     assert!(world.client.session().is_drained() && world.server.session().is_drained());
 }
-
-#[test]
-fn speed() {
-    let mut world = World::open(1);
-    world.run(SECOND);
-    for path in [&mut world.up, &mut world.down] {
-        path.latency = Duration::from_micros(50);
-    }
-    let packet = vec![7; 1400.min(world.client.session().max_packet_size())];
-    let start = std::time::Instant::now();
-    let mut sent = 0u32;
-    while sent < 1_000_000 {
-        for _ in 0..64 {
-            world.send(Side::Client, &packet);
-            sent += 1;
-        }
-        world.run(Duration::from_micros(100));
-        world.server.packets.clear();
-    }
-    let took = start.elapsed();
-    eprintln!("{} ns a packet of {}", took.as_nanos() / u128::from(sent), packet.len());
-}

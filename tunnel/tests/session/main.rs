@@ -1,5 +1,7 @@
 //! Sessions against each other over a network that the test makes worse, with a simulated clock.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "../certified.rs"]
+mod certified;
 mod life;
 mod world;

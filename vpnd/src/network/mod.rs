@@ -319,8 +319,7 @@ impl Network {
             self.gate.open_for_resolvers(resolvers.iter().map(SocketAddr::ip)).await?;
         }
         let addresses = self.resolver.addresses(host, &resolvers).await?;
-        let addresses: Vec<SocketAddr> =
-            addresses.into_iter().map(|address| SocketAddr::new(address, port)).collect();
+        let addresses: Vec<SocketAddr> = addresses.into_iter().map(|address| SocketAddr::new(address, port)).collect();
         Ok(race::order(&addresses))
     }
 

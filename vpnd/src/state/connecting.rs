@@ -45,8 +45,7 @@ impl Connecting {
     }
 
     pub(super) fn begin(membership: Membership, pace: Pace, context: &mut Context, now: Instant) -> Step {
-        let waiting =
-            Self { membership, gateway: None, cause: None, phase: Phase::Waiting { until: now }, pace };
+        let waiting = Self { membership, gateway: None, cause: None, phase: Phase::Waiting { until: now }, pace };
         waiting.attempt(context, now)
     }
 
@@ -77,9 +76,7 @@ impl Connecting {
                 self.cause = Some(self.about(gateway, &cause));
                 (State::Connecting(self), Vec::new())
             }
-            Event::TunnelAsleep { attempt } if self.is(attempt) => {
-                Standby::enter(self.membership, attempt, self.pace)
-            }
+            Event::TunnelAsleep { attempt } if self.is(attempt) => Standby::enter(self.membership, attempt, self.pace),
             Event::TunnelFailed { attempt, failure } if self.is(attempt) => self.failed(failure, context, now),
             Event::Connect | Event::UplinkChanged if self.deadline().is_some() => self.attempt(context, now),
             Event::Disconnect => {

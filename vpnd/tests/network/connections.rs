@@ -241,7 +241,8 @@ fn a_wrong_certificate_and_a_silent_gateway_are_told_apart() {
         let (_, stranger) = quic();
         far.spawn(|| gateway(server, 443));
         let network = network(bare()).await;
-        let error = network.connect_gateway(&"https://198.51.100.10".parse().unwrap(), stranger, None).await.unwrap_err();
+        let error =
+            network.connect_gateway(&"https://198.51.100.10".parse().unwrap(), stranger, None).await.unwrap_err();
         let NetworkError::Connect(ConnectError::Unreachable { attempts, .. }) = &error else { panic!("{error}") };
         assert!(attempts[0].1.to_string().contains("certificate"), "{error}");
         network.stop().await.unwrap();

@@ -89,7 +89,8 @@ impl Supervisor {
         };
         let network = device.network().await.map_err(|error| local(&error))?;
         let tun = device.interface().map_err(|error| local(&error))?;
-        let carrier = Carrier::start(&tun, device.board.counters()).ok_or_else(|| local(&"the interface has no queue"))?;
+        let carrier =
+            Carrier::start(&tun, device.board.counters()).ok_or_else(|| local(&"the interface has no queue"))?;
         let uplinks = network.uplinks();
         let known = Uplink::list(&uplinks.borrow(), &member.tunnel.uplinks);
         let mut gateways: Vec<_> = member.tunnel.gateways.iter().collect();
@@ -222,7 +223,7 @@ impl Supervisor {
         line.remote = Some(opened.remote);
         line.packet_size = opened.packet_size;
         line.opening = Some(opened.opening);
-        self.carrier.tell(Order::Add(Lines::key(link), opened.way));
+        self.carrier.tell(Order::Add(Lines::key(link), Box::new(opened.way)));
         self.carrier.tell(Order::RequestAddresses(Lines::key(link), requests(self.member.tunnel.families)));
         None
     }
@@ -349,7 +350,7 @@ impl Supervisor {
         let socket = socket::quic(self.name_of(uplink).as_deref()).and_then(UdpSocket::new);
         match socket {
             Ok(socket) => {
-                self.carrier.tell(Order::Rebind(Lines::key(link), socket));
+                self.carrier.tell(Order::Rebind(Lines::key(link), Box::new(socket)));
                 let event = roaming::Event::LinkRebound { link, local: None };
                 self.commands.extend(self.roaming.handle(event, Instant::now()));
             }

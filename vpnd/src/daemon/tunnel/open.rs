@@ -140,4 +140,3 @@ pub(super) fn failure(distrust: Distrust) -> ConnectFailure {
         Distrust::OfDevice(text) => ConnectFailure::Refused(text),
     }
 }
-
