@@ -200,7 +200,7 @@ impl Flow {
 fn mark(packet: &Bytes, prefix: usize) -> Option<Bytes> {
     // Others may hold the memory around it.
     let mut copy = BytesMut::from(&packet[..]);
-    packet::mark_congestion(copy.get_mut(prefix..)?).then(|| copy.freeze())
+    packet::ecn::mark(copy.get_mut(prefix..)?).then(|| copy.freeze())
 }
 
 /// The control law (RFC 8289 §5).

@@ -88,9 +88,11 @@ impl Device {
         loop {
             assert!(tokio::time::Instant::now() < end, "no answer from {destination}");
             self.send(&echo_request(own, destination));
-            if let Some(answer) = self.receive(Duration::from_secs(1), is_echo_reply).await {
-                let header = m2m_tunnel::packet::Header::parse(&answer).unwrap();
-                assert_eq!((header.source, header.destination), (destination, own));
+            let answers = |packet: &[u8]| {
+                let header = m2m_tunnel::packet::Header::parse(packet).expect("a whole packet");
+                is_echo_reply(packet) && (header.source, header.destination) == (destination, own)
+            };
+            if self.receive(Duration::from_secs(1), answers).await.is_some() {
                 return;
             }
         }

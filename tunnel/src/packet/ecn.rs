@@ -3,8 +3,7 @@
 //!
 //! While the outer connection controls congestion, as HTTP/3 and HTTP/2 do, inner and outer bits have nothing to do with
 //! each other: the connection itself reacts to marks on its packets, and inner packets keep theirs (RFC 9484 §10.2). A queue
-//! in front of the tunnel [marks](mark) inner packets instead of dropping them. [`encapsulate`] and [`decapsulate`] are for
-//! packets that are sent outside of congestion control.
+//! in front of the tunnel [marks](mark) inner packets instead of dropping them.
 
 use super::{V4_HEADER, update_checksum};
 
@@ -86,24 +85,6 @@ pub fn mark(packet: &mut [u8]) -> bool {
     }
 }
 
-/// The outer field for an inner one: the same (RFC 6040 §4.1, normal mode).
-#[must_use]
-pub const fn encapsulate(inner: Ecn) -> Ecn {
-    inner
-}
-
-/// The inner field after the tunnel (RFC 6040 §4.2); `None` for a packet to drop: it came through congestion, and its flow
-/// would not understand a mark.
-#[must_use]
-pub const fn decapsulate(inner: Ecn, outer: Ecn) -> Option<Ecn> {
-    match (inner, outer) {
-        (Ecn::NotEct, Ecn::Ce) => None,
-        (_, Ecn::Ce) => Some(Ecn::Ce),
-        (Ecn::Ect0, Ecn::Ect1) => Some(Ecn::Ect1),
-        (inner, _) => Some(inner),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -119,24 +100,6 @@ mod tests {
         assert_eq!(ALL.map(Ecn::bits), [0, 1, 2, 3]);
         for byte in 0..=u8::MAX {
             assert_eq!(Ecn::from_bits(byte).bits(), byte & 3);
-        }
-    }
-
-    #[test]
-    fn decapsulation_of_rfc_6040_figure_4() {
-        use Ecn::{Ce, Ect0, Ect1, NotEct};
-        let rows = [
-            (NotEct, [Some(NotEct), Some(NotEct), Some(NotEct), None]),
-            (Ect0, [Some(Ect0), Some(Ect0), Some(Ect1), Some(Ce)]),
-            (Ect1, [Some(Ect1), Some(Ect1), Some(Ect1), Some(Ce)]),
-            (Ce, [Some(Ce), Some(Ce), Some(Ce), Some(Ce)]),
-        ];
-        for (inner, row) in rows {
-            for (outer, expected) in [NotEct, Ect0, Ect1, Ce].into_iter().zip(row) {
-                assert_eq!(decapsulate(inner, outer), expected, "{inner:?} in {outer:?}");
-            }
-            // A tunnel without congestion changes nothing.
-            assert_eq!(decapsulate(inner, encapsulate(inner)), Some(inner));
         }
     }
 

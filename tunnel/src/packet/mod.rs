@@ -129,34 +129,6 @@ pub fn flow_hash(packet: &[u8]) -> u32 {
     (hash >> 32) as u32
 }
 
-/// Sets Congestion Experienced in a packet of a flow that understands it (RFC 3168 §5); `false`, and the packet as it was, for
-/// another.
-#[must_use]
-pub fn mark_congestion(packet: &mut [u8]) -> bool {
-    match packet.first().map(|byte| byte >> 4) {
-        Some(4) => {
-            let Some(header) = packet.first_chunk_mut::<V4_HEADER>() else { return false };
-            if header[1] & 3 == 0 {
-                return false;
-            }
-            let before = u16::from_be_bytes([header[0], header[1]]);
-            header[1] |= 3;
-            let after = u16::from_be_bytes([header[0], header[1]]);
-            let checksum = u16::from_be_bytes([header[10], header[11]]);
-            [header[10], header[11]] = update_checksum(checksum, before, after).to_be_bytes();
-            true
-        }
-        Some(6) => match packet.get_mut(1) {
-            Some(class) if *class & 0x30 != 0 => {
-                *class |= 0x30;
-                true
-            }
-            _ => false,
-        },
-        _ => false,
-    }
-}
-
 /// Counts a packet's time to live or hop limit down, as whoever forwards it must (RFC 9484 §7.2). `false`, and the packet
 /// as it was, when it must not be forwarded any more. The packet must be one that [`Header::parse`] accepts.
 #[must_use]

@@ -545,6 +545,7 @@ impl Session {
     }
 
     fn open(&mut self, stream: StreamId) {
+        self.streams.expect_tunnel(stream);
         self.phase = Phase::Open { stream, capsules: CapsuleReader::default() };
         self.deadline = None;
         self.measure();

@@ -103,7 +103,7 @@ impl Streams {
     /// Opens a stream for a request; `None` while the peer allows none.
     pub(super) fn open_request(&mut self, quic: &mut Connection) -> Option<StreamId> {
         let stream = quic.streams().open(Dir::Bi)?;
-        self.requests.insert(stream, RequestStream::default());
+        self.requests.insert(stream, RequestStream::new(!self.is_server));
         Some(stream)
     }
 
@@ -131,7 +131,7 @@ impl Streams {
                     if !self.is_server {
                         return Err(ProtocolError::new(Code::STREAM_CREATION_ERROR, "request from a server"));
                     }
-                    self.requests.insert(stream, RequestStream::default());
+                    self.requests.insert(stream, RequestStream::new(!self.is_server));
                     self.read(quic, stream)?;
                 }
             }
@@ -195,6 +195,13 @@ impl Streams {
     pub(super) fn expect_fields(&mut self, stream: StreamId) {
         if let Some(request) = self.requests.get_mut(&stream) {
             request.expect_headers();
+        }
+    }
+
+    /// A tunnel began: only content follows (RFC 9114 §4.4).
+    pub(super) fn expect_tunnel(&mut self, stream: StreamId) {
+        if let Some(request) = self.requests.get_mut(&stream) {
+            request.expect_tunnel();
         }
     }
 
