@@ -24,6 +24,8 @@ pub(super) struct Entry {
     pub(super) retry: Retry,
     /// When to try HTTP/3 again while HTTP/2 is active over it.
     pub(super) http3_retry: Retry,
+    /// When to try the preferred gateway again while another one is active over it.
+    pub(super) gateway_retry: Retry,
     losses: Recent,
 }
 
@@ -92,13 +94,14 @@ impl Book {
 
 impl Entry {
     fn new(uplink: Uplink, now: Instant) -> Self {
-        let metered = uplink.metered;
+        let choose = |usual, metered| Retry::new(if uplink.metered { metered } else { usual });
         Self {
+            http3_retry: choose(timing::HTTP3_AGAIN, timing::HTTP3_AGAIN_METERED),
+            gateway_retry: choose(timing::GATEWAY_AGAIN, timing::GATEWAY_AGAIN_METERED),
             uplink,
             is_present: true,
             since: now,
             retry: Retry::new(timing::UPLINK_AGAIN),
-            http3_retry: Retry::new(if metered { timing::HTTP3_AGAIN_METERED } else { timing::HTTP3_AGAIN }),
             losses: Recent::new(timing::LOSSES_COUNT),
         }
     }
@@ -120,6 +123,7 @@ impl Entry {
         if change.is_some() {
             self.retry.reset();
             self.http3_retry.reset();
+            self.gateway_retry.reset();
         }
         change
     }

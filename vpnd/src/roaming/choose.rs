@@ -54,13 +54,13 @@ impl Roaming {
         self.target = None;
         self.search.clear();
         self.keep_only_better_attempts(way, now);
-        if way.transport == Transport::Http2
-            && let Some(entry) = self.uplinks.get_mut(way.uplink)
-        {
+        let has_better_gateway = self.has_better_gateway(way.gateway);
+        let Some(entry) = self.uplinks.get_mut(way.uplink) else { return };
+        if way.transport == Transport::Http2 {
             entry.http3_retry.put_off(&mut self.rng, now);
         }
-        if self.has_better_gateway(way.gateway) {
-            self.gateway_retry.put_off(&mut self.rng, now);
+        if has_better_gateway {
+            entry.gateway_retry.put_off(&mut self.rng, now);
         }
     }
 

@@ -70,16 +70,16 @@ impl Roaming {
     /// What is due next, and when; `None` is at once.
     fn due_target(&self) -> Option<(Option<Instant>, Target)> {
         let active = self.active_link()?.way;
-        let own_rank = self.uplinks.get(active.uplink)?.uplink.rank();
-        let better = self.uplinks.present().into_iter().filter(|entry| entry.uplink.rank() < own_rank);
+        let own = self.uplinks.get(active.uplink)?;
+        let better = self.uplinks.present().into_iter().filter(|entry| entry.uplink.rank() < own.uplink.rank());
         let uplinks = better.map(|entry| {
             let trusted = entry.trusted_from();
             (Some(entry.retry.due().map_or(trusted, |due| due.max(trusted))), Target::Uplink(entry.uplink.id))
         });
-        let gateway = self.has_better_gateway(active.gateway).then(|| (self.gateway_retry.due(), Target::Gateway));
+        let has_better_gateway = self.has_better_gateway(active.gateway);
+        let gateway = has_better_gateway.then(|| (own.gateway_retry.due(), Target::Gateway));
         let lacks_http3 = active.transport == Transport::Http2 && self.wanted == Wanted::Auto;
-        let http3 = self.uplinks.get(active.uplink).filter(|_| lacks_http3);
-        let http3 = http3.map(|entry| (entry.http3_retry.due(), Target::Http3));
+        let http3 = lacks_http3.then(|| (own.http3_retry.due(), Target::Http3));
         uplinks.chain(gateway).chain(http3).min_by_key(|(due, _)| *due)
     }
 
@@ -102,19 +102,14 @@ impl Roaming {
     }
 
     fn put_off(&mut self, target: Target, now: Instant) {
-        match target {
-            Target::Uplink(uplink) => {
-                if let Some(entry) = self.uplinks.get_mut(uplink) {
-                    entry.retry.put_off(&mut self.rng, now);
-                }
-            }
-            Target::Gateway => self.gateway_retry.put_off(&mut self.rng, now),
-            Target::Http3 => {
-                let uplink = self.active_link().map(|link| link.way.uplink);
-                if let Some(entry) = uplink.and_then(|uplink| self.uplinks.get_mut(uplink)) {
-                    entry.http3_retry.put_off(&mut self.rng, now);
-                }
-            }
-        }
+        let Some(own) = self.active_link().map(|link| link.way.uplink) else { return };
+        let uplink = if let Target::Uplink(uplink) = target { uplink } else { own };
+        let Some(entry) = self.uplinks.get_mut(uplink) else { return };
+        let retry = match target {
+            Target::Uplink(_) => &mut entry.retry,
+            Target::Gateway => &mut entry.gateway_retry,
+            Target::Http3 => &mut entry.http3_retry,
+        };
+        retry.put_off(&mut self.rng, now);
     }
 }

@@ -4,7 +4,7 @@
 //! it. Packets are accepted from every link that is up. The driver feeds [`Event`]s and the time, carries out the [`Command`]s that come
 //! back, and calls [`Roaming::handle_timeout`] when [`Roaming::poll_timeout`] is reached.
 //!
-//! Every call ends by bringing what is in line with what should be, in four steps:
+//! Every call ends by bringing what is in line with what should be, in five steps:
 //!
 //! | module | step |
 //! |---|---|
@@ -12,6 +12,7 @@
 //! | `choose` | the active link: the best one that is up and has no trouble |
 //! | `restore` | without active link, or with one in trouble: rounds of attempts, at first soon and then rarely |
 //! | `improve` | with one that is well: one attempt at a time at something better |
+//! | `tell` | reports what is not as it was |
 //!
 //! What a round tries, and how soon one attempt follows the other, is a plan (`plan`) that is carried out by `search`. What happens comes
 //! in through `happen`. `book` keeps the uplinks, `memory` what is known of networks, [`keepalive`] how long their NATs are patient.
@@ -37,6 +38,7 @@ mod plan;
 mod recent;
 mod restore;
 mod search;
+mod tell;
 #[cfg(test)]
 mod tests;
 mod timing;
@@ -62,6 +64,7 @@ use outage::Outage;
 use plan::{Lane, Planner};
 use recent::{Recent, Retry};
 use search::Search;
+use tell::Told;
 pub use uplink::{Uplink, UplinkId};
 pub use view::{LinkState, LinkView, Phase, UplinkView, View};
 
@@ -85,7 +88,6 @@ pub struct Roaming {
     /// What is better and being tried.
     target: Option<Target>,
     search: Search,
-    gateway_retry: Retry,
     /// Silences that ended by themselves.
     false_alarms: Recent,
     /// How long the first round waits: many devices may have lost the same gateway.
@@ -121,17 +123,6 @@ enum Trouble {
     Leaving,
 }
 
-/// What was reported, so that only changes are.
-#[derive(Debug, Default)]
-struct Told {
-    active: Option<LinkId>,
-    stall: Option<(LinkId, Stall)>,
-    keepalive: Option<(LinkId, Duration)>,
-    is_asleep: bool,
-    /// Why the last link ended.
-    loss: String,
-}
-
 impl Gateway {
     fn new(priority: u16) -> Self {
         Self { priority, refusal: Retry::new(timing::REFUSED) }
@@ -161,7 +152,6 @@ impl Roaming {
             outage: None,
             target: None,
             search: Search::default(),
-            gateway_retry: Retry::new(timing::GATEWAY_AGAIN),
             false_alarms: Recent::new(timing::ALARMS_COUNT),
             spread: Duration::ZERO,
             told: Told::default(),
@@ -208,6 +198,7 @@ impl Roaming {
         if self.life == Life::Awake {
             self.pass_time(now);
             self.choose(now);
+            self.tell_active();
             self.open_due(now);
             match self.trouble_of_active() {
                 Some(trouble) => self.restore(trouble, now),
@@ -216,6 +207,8 @@ impl Roaming {
             }
             self.open_due(now);
             self.end_target(now);
+        } else {
+            self.tell_active();
         }
         self.tell();
         std::mem::take(&mut self.commands)
@@ -299,59 +292,5 @@ impl Roaming {
         for id in chosen {
             self.close(id, reason);
         }
-    }
-
-    /// Reports what is not as it was when it was reported the last time.
-    fn tell(&mut self) {
-        let former = std::mem::replace(&mut self.told.active, self.active);
-        match (former, self.active) {
-            (None, Some(link)) => self.report(Report::Up { link }),
-            (Some(from), Some(to)) if from != to => self.report(Report::Moved { from, to }),
-            (Some(_), None) if self.life == Life::Awake => {
-                let reason = self.told.loss.clone();
-                self.report(Report::Down { reason });
-            }
-            _ => {}
-        }
-        self.tell_stall();
-        self.tell_keepalive();
-        let is_asleep = self.life == Life::Asleep;
-        if is_asleep && !std::mem::replace(&mut self.told.is_asleep, is_asleep) {
-            self.report(Report::Asleep);
-        }
-        self.told.is_asleep = is_asleep;
-    }
-
-    fn tell_stall(&mut self) {
-        let stall = match self.trouble_of_active() {
-            Some(Trouble::Stranded) => Some(Stall::NoUplink),
-            Some(Trouble::Silent) => Some(Stall::NoAnswer),
-            _ => None,
-        };
-        let stall = self.active.zip(stall);
-        let former = std::mem::replace(&mut self.told.stall, stall);
-        match (former, stall) {
-            (former, Some((link, stall))) if former != Some((link, stall)) => {
-                self.report(Report::Stalled { link, stall });
-            }
-            (Some((link, _)), None) if self.active == Some(link) => self.report(Report::Resumed { link }),
-            _ => {}
-        }
-    }
-
-    fn tell_keepalive(&mut self) {
-        let Some((link, way)) = self.active.zip(self.active_link().map(|link| link.way)) else {
-            self.told.keepalive = None;
-            return;
-        };
-        let interval = self.memory.keepalive(self.uplinks.network(way.uplink), way.transport).interval();
-        if self.told.keepalive != Some((link, interval)) {
-            self.told.keepalive = Some((link, interval));
-            self.commands.push(Command::SetKeepalive { link, interval });
-        }
-    }
-
-    fn report(&mut self, report: Report) {
-        self.commands.push(Command::Report(report));
     }
 }

@@ -111,7 +111,8 @@ impl Roaming {
         let is_first = self.outage.as_ref().is_none_or(|outage| outage.rounds == 0);
         let own = self.last_way;
         let planner = match trouble {
-            Trouble::Leaving => self.planner(self.gateways_after(own.map_or(0, |way| way.gateway)), now), // The gateway of the last link has the session.
+            Trouble::Leaving => self.planner(self.gateways_after(own.map_or(0, |way| way.gateway)), now),
+            // The gateway of the last link has the session.
             _ if is_first => self.planner(self.gateways_from(own.map(|way| way.gateway)), now),
             _ => self.planner(self.gateways_from(None), now),
         };
@@ -136,6 +137,7 @@ impl Roaming {
         let attempts = self.links.values().filter(|link| link.way == way && link.is_attempt());
         attempts.map(|link| link.since + AGAIN).max().filter(|old| *old > now)
     }
+
     /// `None` where there is room for one more attempt, at the cost of another one if need be; otherwise when there will be. The first
     /// attempt at a way is worth more than the second one at another.
     fn make_room(&mut self, way: Way, now: Instant) -> Option<Instant> {

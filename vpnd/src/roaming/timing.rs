@@ -64,6 +64,8 @@ pub(super) const HTTP3_IS_STABLE: Duration = s(600);
 pub(super) const UPLINK_AGAIN: (Duration, Duration) = (s(15), s(300));
 /// The preferred gateway.
 pub(super) const GATEWAY_AGAIN: (Duration, Duration) = (s(240), s(480));
+/// The same over an uplink where each byte costs.
+pub(super) const GATEWAY_AGAIN_METERED: (Duration, Duration) = (s(1800), s(7200));
 
 /// Losses of an uplink count for this long.
 pub(super) const LOSSES_COUNT: Duration = s(600);

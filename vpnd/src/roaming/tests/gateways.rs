@@ -157,7 +157,7 @@ fn the_gateway_with_the_session_is_tried_first_after_a_loss() {
     bench.said();
     bench.lost(3);
     bench.expect(
-        "60000 open 4 eth0 1 HTTP/3
-         60000 down lost",
+        "60000 down lost
+         60000 open 4 eth0 1 HTTP/3",
     );
 }

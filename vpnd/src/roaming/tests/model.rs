@@ -365,10 +365,11 @@ proptest! {
         );
         let busiest = model.busiest_minute();
         prop_assert!(busiest <= 500, "{} commands in a minute", busiest);
-        let before = model.commands.len();
+        let before = (model.commands.len(), model.world.active);
         model.wait(100 * MINUTE);
-        let later = model.commands.len() - before;
+        let later = model.commands.len() - before.0;
         if best.is_some() {
+            prop_assert_eq!(model.world.active, before.1);
             // HTTP/3, gateways and uplinks that do not work are still asked for, ever more rarely.
             prop_assert!(later <= 100 * 10, "{later} commands in 100 minutes of rest");
         }

@@ -12,8 +12,8 @@ fn a_lost_link_is_replaced_at_once() {
     bench.lost(1);
     bench.up(2);
     bench.expect(
-        "60000 open 2 eth0 0 HTTP/3
-         60000 down lost
+        "60000 down lost
+         60000 open 2 eth0 0 HTTP/3
          60000 activate 2
          60000 up 2",
     );

@@ -175,8 +175,8 @@ fn a_lost_connection_without_uplink_is_down_and_comes_back_with_the_uplink() {
     bench.uplinks(&["eth0"]);
     bench.expect(
         "60000 stalled 1 NoUplink
-         800000 failed None Unreachable(\"there is no uplink\")
          800000 down lost
+         800000 failed None Unreachable(\"there is no uplink\")
          900000 open 2 eth0 0 HTTP/3",
     );
 }
