@@ -148,6 +148,11 @@ pub(crate) fn assignments(addresses: &Addresses) -> Vec<AssignedAddress> {
     addresses.iter().map(|address| AssignedAddress::unrequested(IpNet::from(address))).collect()
 }
 
+/// Whether a device asks for the addresses that it has: then it is here, and no longer where it was.
+pub(crate) fn claims(addresses: &Addresses, requests: &[RequestedAddress]) -> bool {
+    requests.iter().any(|request| addresses.contains(request.prefix.addr()))
+}
+
 /// Whatever is asked for, the device has its own addresses; a request gets the one of its family, or a refusal.
 pub(crate) fn answers(addresses: &Addresses, requests: &[RequestedAddress]) -> Vec<AssignedAddress> {
     let mut answers = assignments(addresses);

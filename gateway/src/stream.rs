@@ -155,8 +155,9 @@ async fn carry(
             Incoming::Packets(packets) => packets,
             Incoming::Event(Event::AddressesRequested(requests)) => {
                 control.assign_addresses(session::answers(&session.addresses, &requests)).await?;
-                // A device that asks is here, and not where it was.
-                gateway.make_current(session);
+                if session::claims(&session.addresses, &requests) {
+                    gateway.make_current(session);
+                }
                 continue;
             }
             Incoming::Event(Event::Closed(reason)) => return Ok(reason),

@@ -278,8 +278,9 @@ impl Worker {
             Event::AddressesRequested(requests) => {
                 if let Some(Member::Device(session)) = self.members.get(&seat) {
                     tunnel.assign_addresses(session::answers(&session.addresses, &requests));
-                    // A device that asks is here, and not where it was.
-                    self.gateway.make_current(session);
+                    if session::claims(&session.addresses, &requests) {
+                        self.gateway.make_current(session);
+                    }
                 }
             }
             Event::PacketSize(size) => {

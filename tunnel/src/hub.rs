@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     task::{Context, Poll},
     time::Instant,
@@ -47,6 +47,8 @@ pub struct Hub {
 struct Entry {
     session: Session,
     timer: Option<Instant>,
+    /// The address of this machine that the peer's packets come to.
+    local: Option<IpAddr>,
     is_changed: bool,
     is_sending: bool,
 }
@@ -111,6 +113,7 @@ impl Hub {
                 Some(DatagramEvent::ConnectionEvent(handle, event)) => {
                     let Some(entry) = entry_of(sessions, handle) else { return };
                     entry.session.handle_event(event);
+                    entry.local = local.or(entry.local);
                     if !entry.is_changed {
                         entry.is_changed = true;
                         changed.push(handle);
@@ -183,6 +186,12 @@ impl Hub {
             self.sending.push(handle);
         }
         Some(&mut entry.session)
+    }
+
+    /// The address of this machine that the peer's packets come to, once some have.
+    #[must_use]
+    pub fn local_address(&self, handle: ConnectionHandle) -> Option<IpAddr> {
+        self.sessions.get(handle.0)?.as_ref()?.local.map(|address| address.to_canonical())
     }
 
     /// Queues a packet behind [`PREFIX`](crate::session::PREFIX) for a session.
@@ -297,7 +306,7 @@ impl Hub {
         if self.sessions.len() <= handle.0 {
             self.sessions.resize_with(handle.0 + 1, || None);
         }
-        let entry = Entry { session, timer: None, is_changed: true, is_sending: true };
+        let entry = Entry { session, timer: None, local: None, is_changed: true, is_sending: true };
         self.sessions[handle.0] = Some(Box::new(entry));
         self.count += 1;
         self.changed.push(handle);

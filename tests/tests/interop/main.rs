@@ -38,13 +38,13 @@ fn over_http3_the_device_uses_the_independent_proxy() {
 }
 
 #[test]
-#[cfg(feature = "http2")]
+
 fn over_http2_the_independent_client_uses_the_gateway() {
     independent_client_to_gateway(Protocol::Http2);
 }
 
 #[test]
-#[cfg(feature = "http2")]
+
 fn over_http2_the_device_uses_the_independent_proxy() {
     device_to_independent_proxy(Protocol::Http2);
 }

@@ -210,7 +210,8 @@ impl Network {
         Ok(GatewayConnection { tunnel: (hub, handle), remote, opening })
     }
 
-    /// As [`connect_gateway`](Self::connect_gateway), over TCP, and through a proxy if there is one.
+    /// As [`connect_gateway`](Self::connect_gateway), over TCP, and through a proxy if there is one. The address is the one that is used on
+    /// this machine.
     ///
     /// # Errors
     /// [`NetworkError`].
@@ -220,7 +221,7 @@ impl Network {
         tls: Arc<rustls::ClientConfig>,
         proxy: Option<&ProxyServer>,
         uplink: Option<&str>,
-    ) -> Result<GatewayConnection<Http2Tunnel>, NetworkError> {
+    ) -> Result<GatewayConnection<(Http2Tunnel, IpAddr)>, NetworkError> {
         let (addresses, mut opening) = match proxy {
             None => {
                 self.gate.lets_gateways_out_on(origin.port())?;

@@ -1,6 +1,6 @@
 //! Tunnels over TCP from a marked socket, through a proxy where there is one.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use m2m_protocol::names::HttpsOrigin;
@@ -27,7 +27,8 @@ pub struct ProxyServer {
 }
 
 /// Opens a tunnel to the gateway `origin`, by the first of `addresses` that gives one: the gateway's, or the proxy's. `uplink` is the
-/// network interface to use.
+/// network interface to use. With the tunnel
+/// comes the address that it uses on this machine.
 ///
 /// # Errors
 /// [`ConnectError`].
@@ -37,19 +38,21 @@ pub async fn connect(
     tls: Arc<rustls::ClientConfig>,
     proxy: Option<&ProxyServer>,
     uplink: Option<&str>,
-) -> Result<(SocketAddr, Http2Tunnel), ConnectError> {
+) -> Result<(SocketAddr, (Http2Tunnel, IpAddr)), ConnectError> {
     let tls = TlsConnector::from(tls);
     race(&origin.authority(), addresses, |address| {
         let tls = tls.clone();
         async move {
             let mut stream = socket::tcp(address, uplink).await?;
+            let local = stream.local_addr()?.ip();
             if let Some(proxy) = proxy {
                 let target = format!("{}:{}", origin.host(), origin.port());
                 stream = proxy::connect(stream, &target, proxy.credentials.as_ref()).await?;
             }
             let name = ServerName::try_from(origin.server_name()).map_err(std::io::Error::other)?;
             let stream = tls.connect(name, ShortQueue::new(stream)?).await?;
-            http2::connect(stream, ConnectRequest::new(origin.authority())).await.map_err(AttemptError::Tunnel)
+            let tunnel = http2::connect(stream, ConnectRequest::new(origin.authority())).await;
+            Ok((tunnel.map_err(AttemptError::Tunnel)?, local))
         }
     })
     .await

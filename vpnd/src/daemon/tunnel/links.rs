@@ -1,7 +1,7 @@
 //! What is known of each link.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use m2m_tunnel::carrier;
@@ -35,6 +35,10 @@ pub(super) struct Line {
     /// What the gateway reaches.
     pub(super) routes: Option<Vec<IpRange>>,
     pub(super) is_up: bool,
+    /// The address that it uses on this machine.
+    pub(super) local: Option<IpAddr>,
+    /// The last request id that was used.
+    pub(super) requests: u64,
     attempt: AbortHandle,
 }
 
@@ -49,6 +53,8 @@ impl Line {
             addresses: None,
             routes: None,
             is_up: false,
+            local: None,
+            requests: 0,
             attempt,
         }
     }

@@ -5,6 +5,7 @@ mod carrier;
 mod links;
 mod open;
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -224,7 +225,8 @@ impl Supervisor {
         line.packet_size = opened.packet_size;
         line.opening = Some(opened.opening);
         self.carrier.tell(Order::Add(Lines::key(link), Box::new(opened.way)));
-        self.carrier.tell(Order::RequestAddresses(Lines::key(link), requests(self.member.tunnel.families)));
+        line.local = opened.local;
+        self.request_addresses(link, unspecified(self.member.tunnel.families));
         None
     }
 
@@ -261,7 +263,7 @@ impl Supervisor {
             return Ok(Some(roaming::Event::LinkFailed { link, failure }));
         }
         line.is_up = true;
-        Ok(Some(roaming::Event::LinkUp { link, local: None }))
+        Ok(Some(roaming::Event::LinkUp { link, local: line.local }))
     }
 
     /// What the end of a link means. A gateway that checks certificates after the handshake closes the connection where a tunnel had
@@ -297,15 +299,25 @@ impl Supervisor {
         }
         self.active = Some(link);
         self.apply(link).await?;
-        self.switch(link);
+        self.carrier.tell(Order::Activate(Lines::key(link)));
         Ok(())
     }
 
-    /// The machine's packets go over this link, and the gateway is told: it takes the request as the word that the device is here.
-    fn switch(&self, link: LinkId) {
-        let key = Lines::key(link);
-        self.carrier.tell(Order::Activate(key));
-        self.carrier.tell(Order::RequestAddresses(key, requests(self.member.tunnel.families)));
+    /// The machine's packets go over this link, and the gateway is told: it takes a request for the addresses that the device has as the
+    /// word that it is here.
+    fn switch(&mut self, link: LinkId) {
+        self.carrier.tell(Order::Activate(Lines::key(link)));
+        let own = self.lines.get_mut(link).and_then(|line| line.addresses.clone()).unwrap_or_default();
+        self.request_addresses(link, own);
+    }
+
+    /// Asks for these addresses. The ids of the requests follow those of former ones: none is used twice.
+    fn request_addresses(&mut self, link: LinkId, wanted: Vec<IpNet>) {
+        let Some(line) = self.lines.get_mut(link) else { return };
+        let ids = line.requests + 1..;
+        line.requests += wanted.len() as u64;
+        let requests = wanted.into_iter().zip(ids).map(|(prefix, request_id)| RequestedAddress { request_id, prefix });
+        self.carrier.tell(Order::RequestAddresses(Lines::key(link), requests.collect()));
     }
 
     /// Makes the machine's network what the link's gateway says, as far as it is not.
@@ -429,15 +441,11 @@ impl Supervisor {
     }
 }
 
-/// One request for each family that is wanted.
-fn requests(families: Families) -> Vec<RequestedAddress> {
-    let any: [(bool, IpNet); 2] = [
-        (families.ipv4, std::net::Ipv4Addr::UNSPECIFIED.into()),
-        (families.ipv6, std::net::Ipv6Addr::UNSPECIFIED.into()),
-    ]
-    .map(|(wanted, address): (bool, std::net::IpAddr)| (wanted, IpNet::from(address)));
-    let wanted = any.into_iter().filter_map(|(wanted, prefix)| wanted.then_some(prefix));
-    wanted.zip(1..).map(|(prefix, request_id)| RequestedAddress { request_id, prefix }).collect()
+/// Any address of each family that is wanted.
+fn unspecified(families: Families) -> Vec<IpNet> {
+    let any: [(bool, IpAddr); 2] =
+        [(families.ipv4, Ipv4Addr::UNSPECIFIED.into()), (families.ipv6, Ipv6Addr::UNSPECIFIED.into())];
+    any.into_iter().filter(|(is_wanted, _)| *is_wanted).map(|(_, address)| IpNet::from(address)).collect()
 }
 
 fn list(addresses: &[IpNet]) -> String {

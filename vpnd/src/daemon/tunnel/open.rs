@@ -1,6 +1,6 @@
 //! Opens a link of a tunnel.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use m2m_identity::tls::{ClientTls, client_config};
@@ -29,6 +29,8 @@ use crate::state::ConnectFailure;
 pub(super) struct Opened {
     pub(super) way: Way,
     pub(super) remote: SocketAddr,
+    /// The address that it uses on this machine.
+    pub(super) local: Option<IpAddr>,
     /// The largest packet in bytes that it carries.
     pub(super) packet_size: usize,
     /// Keeps the firewall open for the gateway.
@@ -57,15 +59,16 @@ pub(super) async fn open(
             let connected = network.connect_gateway(&gateway, config, uplink.as_deref()).await.map_err(failed)?;
             let GatewayConnection { tunnel: (mut hub, handle), remote, opening } = connected;
             let packet_size = hub.session(handle).map_or(0, |session| session.max_packet_size());
-            Opened { way: Way::Http3(Box::new(hub), handle), remote, packet_size, opening }
+            let local = hub.local_address(handle);
+            Opened { way: Way::Http3(Box::new(hub), handle), remote, local, packet_size, opening }
         }
         Transport::Http2 => {
             let tls = Arc::new(tls_config(&device, &member, http2::ALPN)?);
             let proxy = member.tunnel.proxy.as_deref().map(proxy_server).transpose()?;
             let connected = network.connect_gateway_over_tcp(&gateway, tls, proxy.as_ref(), uplink.as_deref());
-            let GatewayConnection { tunnel, remote, opening } = connected.await.map_err(failed)?;
+            let GatewayConnection { tunnel: (tunnel, local), remote, opening } = connected.await.map_err(failed)?;
             let (lane, incoming) = Lane::start(tunnel);
-            Opened { way: Way::Http2(lane, incoming), remote, packet_size: LARGEST_PACKET, opening }
+            Opened { way: Way::Http2(lane, incoming), remote, local: Some(local), packet_size: LARGEST_PACKET, opening }
         }
     };
     device.clock.believe();
