@@ -37,7 +37,8 @@ fn when_udp_is_blocked_in_mid_session_the_tunnel_goes_on_over_http2_and_back_aga
     let (stream, heartbeat) = (stage.stream(), stage.heartbeat());
     wait_until("the first datagram", LIMIT, || heartbeat.first().is_some()).unwrap();
 
-    (stream.take_gap(), heartbeat.take_gap());
+    stream.take_gap();
+    heartbeat.take_gap();
     stage.block(UDP);
     let blocked = Instant::now();
     device.wait_until_it_goes("by HTTP/2", LIMIT);

@@ -25,7 +25,8 @@ fn a_device_is_back_when_its_gateway_is() {
     let (stream, heartbeat) = (stage.stream(), stage.heartbeat());
     wait_until("the first datagram", LIMIT, || heartbeat.first().is_some()).unwrap();
 
-    (stream.take_gap(), heartbeat.take_gap());
+    stream.take_gap();
+    heartbeat.take_gap();
     gateway.kill();
     let killed = Instant::now();
     wait_until("the end of its absence", LIMIT, || killed.elapsed() >= ABSENCE).unwrap();
@@ -53,7 +54,8 @@ fn a_device_leaves_a_gateway_that_drains_before_it_ends() {
     wait_until("the first datagram", LIMIT, || heartbeat.first().is_some()).unwrap();
     let stream = stage.stream();
 
-    (stream.take_gap(), heartbeat.take_gap());
+    stream.take_gap();
+    heartbeat.take_gap();
     gateway.signal(Signal::SIGTERM);
     let told = Instant::now();
     device.wait_until_it_goes(&format!("through {GATEWAY2_V4}"), LIMIT);

@@ -25,10 +25,13 @@ fn the_tunnel_goes_through_a_proxy_with_a_password() {
     let mut proxy = node.spawn("tinyproxy", node.command("tinyproxy").args(["-d", "-c"]).arg(&file)).unwrap();
     node.wait_for_tcp((MANAGER_V4, PORT)).unwrap();
 
-    let heartbeat = stage.heartbeat();
-    let started = Instant::now();
     let place = password.display();
     let proxied = format!("http://{MANAGER_V4}:{PORT}");
+    let (target, code) = (format!("https://{GATEWAY_V4}"), "%{http_connect}");
+    let nobody = stage.device.node.exec(&["curl", "-s", "-m", "10", "-w", code, "-x", &proxied, &target]).unwrap();
+    assert!(["401", "407"].contains(&nobody.stdout.as_str()), "without a password: {nobody:?}");
+    let heartbeat = stage.heartbeat();
+    let started = Instant::now();
     let mut device =
         stage.start_device(&format!("proxy = {{ url = \"{proxied}\", user = \"atm\", password_file = \"{place}\" }}"));
     wait_until("the first datagram", LIMIT, || heartbeat.first().is_some()).unwrap();

@@ -23,7 +23,8 @@ fn the_tunnel_goes_to_the_other_uplink_and_back() {
     wait_until("the first datagram", LIMIT, || heartbeat.first().is_some()).unwrap();
     let sent = |uplink: &str| sent(&stage.device.node, uplink);
 
-    (stream.take_gap(), heartbeat.take_gap());
+    stream.take_gap();
+    heartbeat.take_gap();
     let before = sent(SECOND);
     stage.device.set_link(false).unwrap();
     let pulled = Instant::now();
@@ -57,7 +58,8 @@ fn the_tunnel_outlives_a_change_of_the_only_address() {
     let (stream, heartbeat) = (stage.stream(), stage.heartbeat());
     wait_until("the first datagram", LIMIT, || heartbeat.first().is_some()).unwrap();
 
-    (stream.take_gap(), heartbeat.take_gap());
+    stream.take_gap();
+    heartbeat.take_gap();
     node.ip(&format!("addr del {}/24 dev {FIRST}", stage.device.v4)).unwrap();
     node.ip(&format!("addr add 192.0.2.200/24 dev {FIRST}")).unwrap();
     // The kernel took the route away with the address.
