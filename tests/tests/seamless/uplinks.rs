@@ -1,0 +1,97 @@
+//! A device with two uplinks, and one whose address changes.
+
+use std::time::{Duration, Instant};
+
+use m2m_lab::{Lab, Node, wait_until};
+use m2m_tests::LIMIT;
+
+use crate::stage::Stage;
+
+const FIRST: &str = "uplink0";
+const SECOND: &str = "uplink1";
+/// How long nothing may come through, on a slow machine too.
+const TOLERATED: Duration = Duration::from_secs(3);
+
+#[test]
+fn the_tunnel_goes_to_the_other_uplink_and_back() {
+    let stage = Stage::set();
+    let _gateway = stage.start_gateway();
+    add_uplink(&stage.lab, &stage.device.node);
+    let mut device = stage.start_device("");
+    device.wait_until_up("HTTP/3");
+    let (stream, heartbeat) = (stage.stream(), stage.heartbeat());
+    wait_until("the first datagram", LIMIT, || heartbeat.first().is_some()).unwrap();
+    let sent = |uplink: &str| sent(&stage.device.node, uplink);
+
+    stream.take_gap();
+    heartbeat.take_gap();
+    let before = sent(SECOND);
+    stage.device.set_link(false).unwrap();
+    let pulled = Instant::now();
+    wait_until("the second uplink", LIMIT, || sent(SECOND) > before + SOME).unwrap();
+    println!("over the second uplink {:?} after the first one went", pulled.elapsed());
+    stream.wait_for_more();
+    let gap = heartbeat.take_gap();
+    println!("uplink lost: no datagram for {gap:?}, no byte for {:?}", stream.take_gap());
+    assert!(gap < TOLERATED, "{gap:?}");
+
+    let before = sent(FIRST);
+    stage.device.set_link(true).unwrap();
+    let plugged = Instant::now();
+    wait_until("the first uplink", LIMIT, || sent(FIRST) > before + SOME).unwrap();
+    println!("back over the first uplink {:?} after it came back", plugged.elapsed());
+    stream.wait_for_more();
+    let gap = heartbeat.take_gap();
+    println!("uplink back: no datagram for {gap:?}, no byte for {:?}", stream.take_gap());
+    assert!(gap < TOLERATED, "{gap:?}");
+    assert_eq!(device.count("-> Connecting"), 1, "{}", device.process.log());
+    stream.finish();
+}
+
+#[test]
+fn the_tunnel_outlives_a_change_of_the_only_address() {
+    let stage = Stage::set();
+    let _gateway = stage.start_gateway();
+    let node = &stage.device.node;
+    let mut device = stage.start_device("");
+    device.wait_until_up("HTTP/3");
+    let (stream, heartbeat) = (stage.stream(), stage.heartbeat());
+    wait_until("the first datagram", LIMIT, || heartbeat.first().is_some()).unwrap();
+
+    stream.take_gap();
+    heartbeat.take_gap();
+    node.ip(&format!("addr del {}/24 dev {FIRST}", stage.device.v4)).unwrap();
+    node.ip(&format!("addr add 192.0.2.200/24 dev {FIRST}")).unwrap();
+    // The kernel took the route away with the address.
+    node.ip("route replace default via 192.0.2.1").unwrap();
+    stream.wait_for_more();
+    let gap = heartbeat.take_gap();
+    println!("address changed: no datagram for {gap:?}, no byte for {:?}", stream.take_gap());
+    assert!(gap < TOLERATED, "{gap:?}");
+    // The same connection, at another address.
+    assert_eq!(device.count("tunnel moved"), 0, "{}", device.process.log());
+    assert_eq!(device.count("-> Connecting"), 1, "{}", device.process.log());
+    stream.finish();
+}
+
+/// More bytes than a probe or two has: the stream's.
+const SOME: u64 = 200_000;
+
+/// A link of its own between device and router, 172.16.1.0/24 with NAT, behind the first one in the order of routes.
+fn add_uplink(lab: &Lab, device: &Node) {
+    let router = &lab.topology().internet;
+    router.ip(&format!("link add dev1 type veth peer name {SECOND} netns {}", device.name())).unwrap();
+    router.ip("addr add 172.16.1.1/24 dev dev1").unwrap();
+    router.set_link("dev1", true).unwrap();
+    router.nft("add rule ip nat postrouting ip saddr 172.16.1.0/24 oifname != \"dev1\" masquerade\n").unwrap();
+    device.set_link(SECOND, true).unwrap();
+    device.ip(&format!("addr add 172.16.1.2/24 dev {SECOND}")).unwrap();
+    device.ip(&format!("route add default via 172.16.1.1 dev {SECOND} metric 200")).unwrap();
+}
+
+/// Bytes that an interface has sent.
+fn sent(node: &Node, interface: &str) -> u64 {
+    let text = node.ip(&format!("-s -j link show {interface}")).unwrap();
+    let links: serde_json::Value = serde_json::from_str(&text).unwrap();
+    links[0]["stats64"]["tx"]["bytes"].as_u64().unwrap()
+}
