@@ -103,7 +103,7 @@ impl Streams {
     /// Opens a stream for a request; `None` while the peer allows none.
     pub(super) fn open_request(&mut self, quic: &mut Connection) -> Option<StreamId> {
         let stream = quic.streams().open(Dir::Bi)?;
-        self.requests.insert(stream, RequestStream::default());
+        self.requests.insert(stream, RequestStream::new(!self.is_server));
         Some(stream)
     }
 
@@ -131,7 +131,7 @@ impl Streams {
                     if !self.is_server {
                         return Err(ProtocolError::new(Code::STREAM_CREATION_ERROR, "request from a server"));
                     }
-                    self.requests.insert(stream, RequestStream::default());
+                    self.requests.insert(stream, RequestStream::new(!self.is_server));
                     self.read(quic, stream)?;
                 }
             }
@@ -191,10 +191,10 @@ impl Streams {
         let _ = quic.send_stream(stream).reset(code_of(Code::REQUEST_REJECTED));
     }
 
-    /// More fields may come before the content: the former ones were those of an interim answer.
-    pub(super) fn expect_fields(&mut self, stream: StreamId) {
+    /// What was asked for on this stream is a tunnel: only content follows.
+    pub(super) fn expect_tunnel(&mut self, stream: StreamId) {
         if let Some(request) = self.requests.get_mut(&stream) {
-            request.expect_headers();
+            request.expect_tunnel();
         }
     }
 
@@ -244,7 +244,16 @@ impl Streams {
             while let Some(event) = request.next_event()? {
                 match event {
                     RequestEvent::Headers(section) => {
-                        self.happenings.push_back(Happening::Fields(stream, qpack::decode(&section)?));
+                        let fields = qpack::decode(&section)?;
+                        // What follows may be here already.
+                        if !self.is_server {
+                            match status_class(&fields) {
+                                Some(b'1') => request.expect_headers(),
+                                Some(b'2') => request.expect_tunnel(),
+                                _ => {}
+                            }
+                        }
+                        self.happenings.push_back(Happening::Fields(stream, fields));
                     }
                     RequestEvent::Data(content) => self.happenings.push_back(Happening::Content(stream, content)),
                     // Trailers mean nothing here.
@@ -343,6 +352,11 @@ impl Streams {
         self.opened |= bit;
         Ok(typed)
     }
+}
+
+/// The first digit of an answer's status.
+fn status_class(fields: &[Field]) -> Option<u8> {
+    fields.iter().find(|field| field.name == b":status")?.value.first().copied()
 }
 
 /// How far a stream has been read.

@@ -4,4 +4,8 @@
 #[path = "../certified.rs"]
 mod certified;
 mod life;
+mod misbehaviour;
+mod played;
+mod refusals;
+mod silence;
 mod world;
