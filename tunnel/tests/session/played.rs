@@ -18,8 +18,8 @@ use quinn_proto::{
 
 /// What an end of the connection is.
 pub(crate) enum Peer {
-    Session(Session),
-    Played(Played),
+    Session(Box<Session>),
+    Played(Box<Played>),
 }
 
 impl Peer {

@@ -64,7 +64,7 @@ impl Path {
 }
 
 /// One of the two.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Side {
     Client,
     Server,
@@ -203,8 +203,8 @@ impl World {
         let server = end(endpoint(Some(Arc::new(server_config))), "198.51.100.10:443");
         let (handle, quic) = client.endpoint.connect(now, client_config, server.address, AUTHORITY).unwrap();
         let peer = match played {
-            Some(Side::Client) => Peer::Played(Played::new(quic)),
-            _ => Peer::Session(Session::client(quic, request, now)),
+            Some(Side::Client) => Peer::Played(Box::new(Played::new(quic))),
+            _ => Peer::Session(Box::new(Session::client(quic, request, now))),
         };
         client.connection = Some((handle, peer));
         Self {
@@ -403,8 +403,11 @@ impl World {
             Some(DatagramEvent::NewConnection(incoming)) => {
                 let accepted = end.endpoint.accept(incoming, now, &mut answer, None);
                 let (handle, quic) = accepted.unwrap_or_else(|error| panic!("{}", error.cause));
-                let peer =
-                    if is_played { Peer::Played(Played::new(quic)) } else { Peer::Session(Session::server(quic, now)) };
+                let peer = if is_played {
+                    Peer::Played(Box::new(Played::new(quic)))
+                } else {
+                    Peer::Session(Box::new(Session::server(quic, now)))
+                };
                 end.connection = Some((handle, peer));
             }
             Some(DatagramEvent::Response(transmit)) => {
