@@ -73,6 +73,8 @@ pub struct Session {
     /// When the peer is late with the next step of the handshake.
     deadline: Option<Instant>,
     max_packet_size: usize,
+    /// When the session was settled last.
+    settled: Instant,
     /// Room in QUIC's own queue when it is empty.
     quic_room: usize,
 }
@@ -124,6 +126,7 @@ impl Session {
             ending: None,
             deadline: Some(deadline),
             max_packet_size: 0,
+            settled: now,
         }
     }
 
@@ -154,6 +157,7 @@ impl Session {
 
     /// Draws the conclusions from what was handled.
     pub fn settle(&mut self, now: Instant) {
+        self.settled = now;
         if let Err(error) = self.draw_conclusions(now) {
             self.fail(&error, now);
         }
@@ -213,7 +217,7 @@ impl Session {
                 // Those of other streams and contexts are dropped (RFC 9297 §2.1, RFC 9484 §6).
                 Ok(_) => {}
                 Err(error) => {
-                    self.fail(&error, Instant::now());
+                    self.fail(&error, self.settled);
                     return None;
                 }
             }
@@ -230,6 +234,7 @@ impl Session {
     pub fn accept(&mut self) {
         let Phase::Requested { stream } = self.phase else { return };
         self.streams.send_fields(&mut self.quic, stream, &request::granted().to_fields());
+        self.streams.expect_tunnel(stream);
         self.open(stream);
     }
 
@@ -366,14 +371,15 @@ impl Session {
         match happening {
             Happening::Settings(settings) => self.peer_settings(settings, now)?,
             Happening::GoAway(id) => match self.phase {
-                // The server does not process requests from this id on (RFC 9114 §5.2).
-                Phase::Asked { stream } if id <= u64::from(stream) => {
+                // The server does not process requests from this id on, and wants no new ones (RFC 9114 §5.2).
+                Phase::Asked { stream } if id > u64::from(stream) => self.events.push_back(Event::GoAway),
+                Phase::Connecting(_) | Phase::Asked { .. } => {
                     let reason = CloseReason::Peer { code: Code::REQUEST_REJECTED, reason: "going away".into() };
                     self.end(reason, Code::NO_ERROR, "", now);
                 }
                 _ => self.events.push_back(Event::GoAway),
             },
-            Happening::Fields(stream, fields) => self.fields(stream, fields)?,
+            Happening::Fields(stream, fields) => self.fields(stream, fields, now)?,
             Happening::Content(stream, content) => self.content(stream, &content, now)?,
             Happening::Ended(stream) => self.ended(stream, now)?,
             Happening::Reset(stream, code) => match &self.phase {
@@ -433,10 +439,10 @@ impl Session {
         self.phase = Phase::Asked { stream };
     }
 
-    fn fields(&mut self, stream: StreamId, fields: Vec<Field>) -> Result<(), ProtocolError> {
+    fn fields(&mut self, stream: StreamId, fields: Vec<Field>, now: Instant) -> Result<(), ProtocolError> {
         match &self.phase {
             Phase::Asked { stream: own } if *own == stream => self.answered(stream, Response::from_fields(fields)?),
-            Phase::Listening { request: None, .. } => self.asked(stream, Request::from_fields(fields)?),
+            Phase::Listening { request: None, .. } => self.asked(stream, Request::from_fields(fields)?, now),
             // A connection carries one tunnel.
             _ if self.quic.side().is_server() => {
                 self.streams.reject(&mut self.quic, stream);
@@ -448,7 +454,6 @@ impl Session {
 
     fn answered(&mut self, stream: StreamId, response: Response) -> Result<(), ProtocolError> {
         if response.status.is_informational() {
-            self.streams.expect_fields(stream);
             return Ok(());
         }
         if !response.status.is_success() {
@@ -463,13 +468,13 @@ impl Session {
         Ok(())
     }
 
-    fn asked(&mut self, stream: StreamId, asked: Request) -> Result<(), ProtocolError> {
+    fn asked(&mut self, stream: StreamId, asked: Request, now: Instant) -> Result<(), ProtocolError> {
         match request::scope(&asked) {
             Ok(_) => {
                 if let Phase::Listening { request, .. } = &mut self.phase {
                     *request = Some((stream, asked));
                 }
-                self.announce(Instant::now());
+                self.announce(now);
             }
             Err(refusal) => {
                 self.streams.stop(&mut self.quic, stream, Code::NO_ERROR);

@@ -191,10 +191,10 @@ impl Streams {
         let _ = quic.send_stream(stream).reset(code_of(Code::REQUEST_REJECTED));
     }
 
-    /// More fields may come before the content: the former ones were those of an interim answer.
-    pub(super) fn expect_fields(&mut self, stream: StreamId) {
+    /// What was asked for on this stream is a tunnel: only content follows.
+    pub(super) fn expect_tunnel(&mut self, stream: StreamId) {
         if let Some(request) = self.requests.get_mut(&stream) {
-            request.expect_headers();
+            request.expect_tunnel();
         }
     }
 
@@ -251,7 +251,16 @@ impl Streams {
             while let Some(event) = request.next_event()? {
                 match event {
                     RequestEvent::Headers(section) => {
-                        self.happenings.push_back(Happening::Fields(stream, qpack::decode(&section)?));
+                        let fields = qpack::decode(&section)?;
+                        // What follows may be here already.
+                        if !self.is_server {
+                            match status_class(&fields) {
+                                Some(b'1') => request.expect_headers(),
+                                Some(b'2') => request.expect_tunnel(),
+                                _ => {}
+                            }
+                        }
+                        self.happenings.push_back(Happening::Fields(stream, fields));
                     }
                     RequestEvent::Data(content) => self.happenings.push_back(Happening::Content(stream, content)),
                     // Trailers mean nothing here.
@@ -350,6 +359,11 @@ impl Streams {
         self.opened |= bit;
         Ok(typed)
     }
+}
+
+/// The first digit of an answer's status.
+fn status_class(fields: &[Field]) -> Option<u8> {
+    fields.iter().find(|field| field.name == b":status")?.value.first().copied()
 }
 
 /// How far a stream has been read.

@@ -4,7 +4,7 @@
 //! nothing of the machine.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
-#[path = "../certified.rs"]
+#[path = "../certified/mod.rs"]
 mod certified;
 mod machines;
 mod queues;

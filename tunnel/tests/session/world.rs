@@ -1,7 +1,7 @@
 //! Two ends of a tunnel, a network between them, and a clock that the test turns.
 
 use std::{
-    collections::BinaryHeap,
+    collections::{BinaryHeap, VecDeque},
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -15,7 +15,10 @@ use m2m_tunnel::{
 use quinn_proto::{ConnectionHandle, DatagramEvent, Endpoint, EndpointConfig, Transmit};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-use crate::certified::{AUTHORITY, configurations};
+use crate::{
+    certified::{AUTHORITY, configurations},
+    played::{Peer, Played},
+};
 
 /// One direction of a path.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -29,6 +32,23 @@ pub(crate) struct Path {
     pub(crate) mtu: usize,
     /// Nothing passes.
     pub(crate) is_dead: bool,
+    /// The slowest link on it.
+    pub(crate) bottleneck: Option<Bottleneck>,
+}
+
+/// A link with a buffer in front of it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Bottleneck {
+    /// Bits per second, headers of IPv4 and UDP included.
+    pub(crate) rate: u64,
+    /// As long as what waits takes at this rate.
+    pub(crate) buffer: Duration,
+}
+
+impl Bottleneck {
+    fn takes(self, bytes: usize) -> Duration {
+        Duration::from_nanos((bytes as u64 + 28) * 8 * 1_000_000_000 / self.rate)
+    }
 }
 
 impl Path {
@@ -39,18 +59,19 @@ impl Path {
         duplicates: 0.0,
         mtu: 1472,
         is_dead: false,
+        bottleneck: None,
     };
 }
 
 /// One of the two.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Side {
     Client,
     Server,
 }
 
 impl Side {
-    fn other(self) -> Self {
+    pub(crate) fn other(self) -> Self {
         match self {
             Self::Client => Self::Server,
             Self::Server => Self::Client,
@@ -61,21 +82,37 @@ impl Side {
 /// An end of the connection, with what happened there.
 pub(crate) struct End {
     endpoint: Endpoint,
-    connection: Option<(ConnectionHandle, Session)>,
+    connection: Option<(ConnectionHandle, Peer)>,
     pub(crate) address: SocketAddr,
     pub(crate) events: Vec<Event>,
     pub(crate) packets: Vec<Bytes>,
     /// UDP datagrams that it sent.
     pub(crate) sent: u64,
+    /// Bytes in them.
+    pub(crate) sent_bytes: u64,
 }
 
 impl End {
     pub(crate) fn session(&mut self) -> &mut Session {
-        &mut self.connection.as_mut().expect("a session").1
+        match &mut self.connection {
+            Some((_, Peer::Session(session))) => session,
+            _ => panic!("no session here"),
+        }
+    }
+
+    pub(crate) fn played(&mut self) -> &mut Played {
+        match &mut self.connection {
+            Some((_, Peer::Played(played))) => played,
+            _ => panic!("no played peer here"),
+        }
     }
 
     pub(crate) fn is_open(&self) -> bool {
-        self.connection.as_ref().is_some_and(|(_, session)| session.is_open())
+        matches!(&self.connection, Some((_, Peer::Session(session))) if session.is_open())
+    }
+
+    pub(crate) fn is_connected(&self) -> bool {
+        self.connection.as_ref().is_some_and(|(_, peer)| peer.is_connected())
     }
 
     /// Takes an event of this kind out, if there is one.
@@ -123,6 +160,14 @@ pub(crate) struct World {
     pub(crate) down: Path,
     /// Whether the server says yes by itself.
     pub(crate) accepts: bool,
+    /// Times that the clock was turned with no datagram to arrive.
+    pub(crate) ticks: u64,
+    /// The last datagrams that were sent, and to whom.
+    pub(crate) recent: VecDeque<(Side, Vec<u8>)>,
+    /// Who is played by the test.
+    played: Option<Side>,
+    /// When the link of this direction will have sent all that waits for it.
+    busy_until: [Instant; 2],
     flights: BinaryHeap<Flight>,
     number: u64,
     rng: StdRng,
@@ -131,6 +176,17 @@ pub(crate) struct World {
 impl World {
     /// Both ends, and the first packet of the client on its way.
     pub(crate) fn new(seed: u64) -> Self {
+        Self::between(seed, ConnectRequest::new(AUTHORITY), None)
+    }
+
+    /// As [`World::new`], with a peer that the test plays, once it is connected.
+    pub(crate) fn played(side: Side) -> Self {
+        let mut world = Self::between(1, ConnectRequest::new(AUTHORITY), Some(side));
+        world.run_until(Duration::from_secs(1), |world| world.client.is_connected() && world.server.is_connected());
+        world
+    }
+
+    pub(crate) fn between(seed: u64, request: ConnectRequest, played: Option<Side>) -> Self {
         let (client_config, server_config) = configurations();
         let now = Instant::now();
         let endpoint = |server| Endpoint::new(Arc::new(EndpointConfig::default()), server, true, None);
@@ -141,11 +197,16 @@ impl World {
             events: Vec::new(),
             packets: Vec::new(),
             sent: 0,
+            sent_bytes: 0,
         };
         let mut client = end(endpoint(None), "192.0.2.2:50000");
         let server = end(endpoint(Some(Arc::new(server_config))), "198.51.100.10:443");
         let (handle, quic) = client.endpoint.connect(now, client_config, server.address, AUTHORITY).unwrap();
-        client.connection = Some((handle, Session::client(quic, ConnectRequest::new(AUTHORITY), now)));
+        let peer = match played {
+            Some(Side::Client) => Peer::Played(Box::new(Played::new(quic))),
+            _ => Peer::Session(Box::new(Session::client(quic, request, now))),
+        };
+        client.connection = Some((handle, peer));
         Self {
             now,
             client,
@@ -153,6 +214,10 @@ impl World {
             up: Path::GOOD,
             down: Path::GOOD,
             accepts: true,
+            ticks: 0,
+            recent: VecDeque::new(),
+            played,
+            busy_until: [now; 2],
             flights: BinaryHeap::new(),
             number: 0,
             rng: StdRng::seed_from_u64(seed),
@@ -177,6 +242,7 @@ impl World {
     /// Lets time pass until `done`, at most for `limit`; how long it took.
     pub(crate) fn run_until(&mut self, limit: Duration, done: impl Fn(&mut Self) -> bool) -> Duration {
         let start = self.now;
+        let mut standing = 0;
         self.drive();
         while !done(self) {
             let Some(next) = self.next_time().filter(|next| *next <= start + limit) else {
@@ -184,6 +250,9 @@ impl World {
                 self.drive();
                 break;
             };
+            standing = if next > self.now { 0 } else { standing + 1 };
+            assert!(standing < 100, "the clock stands still: a timer that is over stays");
+            self.ticks += u64::from(self.flights.peek().is_none_or(|flight| flight.due > next));
             self.now = self.now.max(next);
             self.drive();
         }
@@ -211,8 +280,8 @@ impl World {
     fn next_time(&mut self) -> Option<Instant> {
         let flight = self.flights.peek().map(|flight| flight.due);
         let timers = [Side::Client, Side::Server].map(|side| {
-            let (_, session) = self.end(side).connection.as_mut()?;
-            if session.is_drained() { None } else { session.poll_timeout() }
+            let (_, peer) = self.end(side).connection.as_mut()?;
+            peer.poll_timeout()
         });
         timers.into_iter().chain([flight]).flatten().min()
     }
@@ -238,34 +307,31 @@ impl World {
     fn drive_end(&mut self, side: Side) -> bool {
         let (now, accepts) = (self.now, self.accepts);
         let end = self.end(side);
-        let Some((handle, session)) = &mut end.connection else { return false };
-        if session.poll_timeout().is_some_and(|due| due <= now) && !session.is_drained() {
-            session.handle_timeout(now);
-        }
-        session.settle(now);
-        while let Some(event) = session.poll_event() {
-            if accepts && matches!(event, Event::Requested(_)) {
-                session.accept();
+        let Some((handle, peer)) = &mut end.connection else { return false };
+        peer.handle_timeout(now);
+        if let Peer::Session(session) = peer {
+            while let Some(packet) = session.recv() {
+                end.packets.push(packet);
             }
-            if let Event::Packet(packet) = &event {
-                end.packets.push(packet.clone());
-            }
-            end.events.push(event);
-        }
-        while let Some(packet) = session.recv() {
-            end.packets.push(packet);
         }
         let mut transmits = Vec::new();
         loop {
-            while let Some(event) = session.poll_endpoint_event() {
+            while let Some(event) = peer.poll_endpoint_event() {
                 if let Some(event) = end.endpoint.handle_event(*handle, event) {
-                    session.handle_event(event);
+                    peer.handle_event(event);
                 }
             }
+            peer.settle(now, accepts, &mut end.events);
             let mut buffer = Vec::new();
-            let Some(transmit) = session.poll_transmit(now, 10, &mut buffer) else { break };
+            let Some(transmit) = peer.poll_transmit(now, 10, &mut buffer) else { break };
             transmits.push((transmit, buffer));
         }
+        // What was learned by sending.
+        peer.settle(now, accepts, &mut end.events);
+        let in_capsules = end.events.extract_if(.., |event| matches!(event, Event::Packet(_)));
+        end.packets.extend(
+            in_capsules.filter_map(|event| if let Event::Packet(packet) = event { Some(packet) } else { None }),
+        );
         let is_busy = !transmits.is_empty();
         for (transmit, buffer) in transmits {
             self.fly(side, &transmit, &buffer);
@@ -278,15 +344,18 @@ impl World {
         let address = self.end(from).address;
         for datagram in content.chunks(transmit.segment_size.unwrap_or(content.len())) {
             self.end(from).sent += 1;
+            self.end(from).sent_bytes += datagram.len() as u64;
+            self.remember(from.other(), datagram);
             let copies = if self.rng.random_bool(path.duplicates) { 2 } else { 1 };
             for _ in 0..copies {
                 if path.is_dead || datagram.len() > path.mtu || self.rng.random_bool(path.loss) {
                     continue;
                 }
+                let Some(waits) = self.pass(from, path, datagram.len()) else { continue };
                 let late = path.jitter.mul_f64(self.rng.random_range(0.0..=1.0));
                 self.number += 1;
                 self.flights.push(Flight {
-                    due: self.now + path.latency + late,
+                    due: self.now + waits + path.latency + late,
                     number: self.number,
                     to: from.other(),
                     from: address,
@@ -296,23 +365,50 @@ impl World {
         }
     }
 
+    /// How long a datagram takes to be through the slowest link; `None` when there is no room for it.
+    fn pass(&mut self, from: Side, path: Path, bytes: usize) -> Option<Duration> {
+        let Some(link) = path.bottleneck else { return Some(Duration::ZERO) };
+        let busy_until = &mut self.busy_until[from as usize];
+        let waits = busy_until.saturating_duration_since(self.now);
+        if waits > link.buffer {
+            return None;
+        }
+        let sent = waits + link.takes(bytes);
+        *busy_until = self.now + sent;
+        Some(sent)
+    }
+
+    fn remember(&mut self, to: Side, datagram: &[u8]) {
+        if self.recent.len() == 32 {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((to, datagram.to_vec()));
+    }
+
     fn deliver(&mut self, flight: Flight) {
-        let now = self.now;
+        let (now, is_played) = (self.now, self.played == Some(flight.to));
         let end = self.end(flight.to);
         let mut answer = Vec::new();
         let event = end.endpoint.handle(now, flight.from, None, None, flight.content, &mut answer);
         match event {
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
-                if let Some((own, session)) = &mut end.connection
+                if let Some((own, peer)) = &mut end.connection
                     && *own == handle
                 {
-                    session.handle_event(event);
+                    peer.handle_event(event);
                 }
             }
+            // One that was sent again by somebody else.
+            Some(DatagramEvent::NewConnection(incoming)) if end.connection.is_some() => end.endpoint.ignore(incoming),
             Some(DatagramEvent::NewConnection(incoming)) => {
                 let accepted = end.endpoint.accept(incoming, now, &mut answer, None);
                 let (handle, quic) = accepted.unwrap_or_else(|error| panic!("{}", error.cause));
-                end.connection = Some((handle, Session::server(quic, now)));
+                let peer = if is_played {
+                    Peer::Played(Box::new(Played::new(quic)))
+                } else {
+                    Peer::Session(Box::new(Session::server(quic, now)))
+                };
+                end.connection = Some((handle, peer));
             }
             Some(DatagramEvent::Response(transmit)) => {
                 let content = answer[..transmit.size].to_vec();
