@@ -1,9 +1,11 @@
-//! Congestion control that keeps the queues of the path short: CUBIC ([RFC 9438]), told of a queue as it is told of a loss.
+//! Congestion control that keeps the queues of the path short: CUBIC ([RFC 9438]) where packets are lost, and a window as large as the
+//! path itself where they only wait.
 //!
 //! CUBIC alone fills whatever buffer stands before the slowest link, and a modem has one for a second of its uplink. Here the round trip
 //! is watched: its smallest value of the last seconds is the path itself, and what exceeds it for longer than a burst lasts is a
-//! queue, as CoDel defines it ([RFC 8289]), only seen from the sender. A queue that stays although this side gives way is
-//! not its own, but that of others who fill it; then giving way would only leave them the link, and losses alone decide for a while.
+//! queue, as CoDel defines it ([RFC 8289]), only seen from the sender. Such a queue is taken out of the window: what is left is what the
+//! path holds. What stays although this side gives way is no queue of its own: others fill it, or the path has become longer. Then giving
+//! way would only leave the link to others, and the round trip counts as the path's from then on.
 //!
 //! [RFC 8289]: https://www.rfc-editor.org/rfc/rfc8289
 //! [RFC 9438]: https://www.rfc-editor.org/rfc/rfc9438
@@ -16,13 +18,13 @@ use std::{
 
 use quinn_proto::{
     RttEstimator,
-    congestion::{Controller, ControllerFactory, ControllerMetrics, CubicConfig},
+    congestion::{Controller, ControllerFactory, ControllerMetrics},
 };
 
 /// A queue that is no longer than this does no harm.
-const TARGET: Duration = Duration::from_millis(10);
+const TARGET: Duration = Duration::from_millis(8);
 
-/// On a long path, some of its length is no harm either: CUBIC needs room to find the rate.
+/// On a long path, some of its length is no harm either.
 const TARGET_SHARE: u32 = 4;
 
 /// And no queue that is longer than this is good.
@@ -34,81 +36,185 @@ const INTERVAL: Duration = Duration::from_millis(100);
 /// How long the smallest round trip counts as the path's.
 const BASE_WINDOW: Duration = Duration::from_secs(10);
 
-/// Giving way so many times without any effect shows that the queue is others'.
-const IN_VAIN: u32 = 8;
+/// Giving way so many times without any effect shows that the queue is others', or that the path has become longer.
+const IN_VAIN: u32 = 2;
 
-/// How long it counts as theirs.
-const LEFT_TO_OTHERS: Duration = Duration::from_secs(10);
+/// Packets of the first window (RFC 9002 §7.2), and of the smallest.
+const INITIAL_PACKETS: u64 = 10;
+const LEAST_PACKETS: u64 = 2;
+
+/// What is left of the window after a loss (RFC 9438 §4.6), and the scale of its growth in packets (§5.1).
+const BETA: f64 = 0.7;
+const SCALE: f64 = 0.4;
+
+/// A window grows by at most this share of it in a round trip, once it has been found: where it holds few packets, one more of them is
+/// a queue already.
+const MOST_GROWTH: u64 = 16;
 
 /// Makes controllers.
 #[derive(Debug, Clone, Default)]
-pub struct ShortQueueConfig {
-    cubic: Arc<CubicConfig>,
-}
+pub struct ShortQueueConfig(());
 
 impl ControllerFactory for ShortQueueConfig {
-    fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
-        let cubic = Arc::clone(&self.cubic).build(now, current_mtu);
-        Box::new(ShortQueue { cubic, watch: QueueWatch::default(), sample: None })
+    fn build(self: Arc<Self>, _: Instant, current_mtu: u16) -> Box<dyn Controller> {
+        Box::new(ShortQueue::new(current_mtu.into()))
     }
 }
 
+#[derive(Debug, Clone)]
 struct ShortQueue {
-    cubic: Box<dyn Controller>,
+    packet: u64,
+    window: u64,
+    /// Below it the window doubles each round trip.
+    threshold: u64,
+    /// Nothing that was sent before tells anything new.
+    recovery_since: Option<Instant>,
+    growth: Option<Growth>,
+    /// There is some queue: enough for the path to be full.
+    is_full: bool,
     watch: QueueWatch,
-    /// The shortest round trip of the packets that are just being acknowledged, and when its packet was sent.
-    sample: Option<(Duration, Instant)>,
+    /// The shortest round trip of the packets that are just being acknowledged.
+    sample: Option<Duration>,
+}
+
+/// Where CUBIC is on its curve (RFC 9438 §4.2).
+#[derive(Debug, Clone, Copy)]
+struct Growth {
+    since: Instant,
+    /// In packets.
+    plateau: f64,
+    /// Seconds until the plateau.
+    way: f64,
+}
+
+impl ShortQueue {
+    fn new(packet: u64) -> Self {
+        Self {
+            packet,
+            window: INITIAL_PACKETS * packet,
+            threshold: u64::MAX,
+            recovery_since: None,
+            growth: None,
+            is_full: false,
+            watch: QueueWatch::default(),
+            sample: None,
+        }
+    }
+
+    fn least(&self) -> u64 {
+        LEAST_PACKETS * self.packet
+    }
+
+    /// Begins again with this window, towards a plateau.
+    fn settle(&mut self, window: u64, plateau: u64, now: Instant) {
+        self.window = window.max(self.least());
+        self.threshold = self.window;
+        let [window, plateau] = [self.window, plateau.max(self.window)].map(|bytes| bytes as f64 / self.packet as f64);
+        self.growth = Some(Growth { since: now, plateau, way: ((plateau - window) / SCALE).cbrt() });
+    }
+
+    /// The bytes by which acknowledged bytes widen a window that was found.
+    fn growth(&mut self, bytes: u64, now: Instant, rtt: &RttEstimator) -> u64 {
+        let window = self.window as f64 / self.packet as f64;
+        let growth = *self.growth.get_or_insert(Growth { since: now, plateau: window, way: 0.0 });
+        let time = (now.saturating_duration_since(growth.since) + rtt.get()).as_secs_f64();
+        let wanted = growth.plateau + SCALE * (time - growth.way).powi(3);
+        // As fast as Reno at least (RFC 9438 §4.3), in packets a round trip.
+        let packets = (wanted - window).max(0.5);
+        let most = (self.window / MOST_GROWTH).max(1);
+        let a_round_trip = ((packets * self.packet as f64) as u64).min(most);
+        bytes * a_round_trip / self.window.max(1)
+    }
 }
 
 impl Controller for ShortQueue {
-    fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
-        self.cubic.on_sent(now, bytes, last_packet_number);
-    }
-
     fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, app_limited: bool, rtt: &RttEstimator) {
-        self.cubic.on_ack(now, sent, bytes, app_limited, rtt);
         let round_trip = now.saturating_duration_since(sent);
-        // The peer holds acknowledgements back; the packet that it waited least for tells most.
-        if self.sample.is_none_or(|(shortest, _)| round_trip < shortest) {
-            self.sample = Some((round_trip, sent));
+        // The peer holds acknowledgements back; the packet that waited least tells most.
+        self.sample = Some(self.sample.map_or(round_trip, |shortest| shortest.min(round_trip)));
+        if app_limited || self.recovery_since.is_some_and(|since| sent <= since) {
+            return;
+        }
+        if self.window < self.threshold {
+            self.window += bytes;
+            return;
+        }
+        if !self.is_full {
+            self.window += self.growth(bytes, now, rtt);
         }
     }
 
-    fn on_end_acks(&mut self, now: Instant, in_flight: u64, app_limited: bool, largest_packet_num_acked: Option<u64>) {
-        self.cubic.on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
-        let Some((round_trip, sent)) = self.sample.take() else { return };
-        if self.watch.stands(round_trip, now) {
-            self.cubic.on_congestion_event(now, sent, false, 0);
+    fn on_end_acks(&mut self, now: Instant, _in_flight: u64, _app_limited: bool, _largest: Option<u64>) {
+        let Some(round_trip) = self.sample.take() else { return };
+        let seen = self.watch.look(round_trip, now);
+        self.is_full = matches!(seen, Seen::Begin | Seen::Stands { .. });
+        match seen {
+            Seen::Nothing => {}
+            // The path is full: no more doubling.
+            Seen::Begin => self.threshold = self.threshold.min(self.window),
+            Seen::InVain => self.threshold = u64::MAX,
+            Seen::Stands { base } => {
+                let share = base.as_secs_f64() / round_trip.as_secs_f64().max(f64::MIN_POSITIVE);
+                let window = (self.window as f64 * share.clamp(0.5, 1.0)) as u64;
+                self.recovery_since = Some(now);
+                self.settle(window, window, now);
+            }
         }
     }
 
-    fn on_congestion_event(&mut self, now: Instant, sent: Instant, is_persistent_congestion: bool, lost_bytes: u64) {
-        self.cubic.on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
+    fn on_congestion_event(&mut self, now: Instant, sent: Instant, is_persistent_congestion: bool, _lost_bytes: u64) {
+        if self.recovery_since.is_some_and(|since| sent <= since) {
+            return;
+        }
+        self.recovery_since = Some(now);
+        let plateau = self.window;
+        self.settle((plateau as f64 * BETA) as u64, plateau, now);
+        if is_persistent_congestion {
+            self.window = self.least();
+            self.recovery_since = None;
+        }
     }
 
     fn on_mtu_update(&mut self, new_mtu: u16) {
-        self.cubic.on_mtu_update(new_mtu);
+        self.packet = new_mtu.into();
+        self.window = self.window.max(self.least());
     }
 
     fn window(&self) -> u64 {
-        self.cubic.window()
+        self.window
     }
 
     fn metrics(&self) -> ControllerMetrics {
-        self.cubic.metrics()
+        let mut metrics = ControllerMetrics::default();
+        metrics.congestion_window = self.window;
+        metrics.ssthresh = Some(self.threshold);
+        metrics
     }
 
     fn clone_box(&self) -> Box<dyn Controller> {
-        Box::new(Self { cubic: self.cubic.clone_box(), watch: self.watch.clone(), sample: self.sample })
+        Box::new(self.clone())
     }
 
     fn initial_window(&self) -> u64 {
-        self.cubic.initial_window()
+        INITIAL_PACKETS * self.packet
     }
 
     fn into_any(self: Box<Self>) -> Box<dyn Any> {
         self
     }
+}
+
+/// What a round trip shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    /// No queue.
+    Nothing,
+    /// A queue, or a burst.
+    Begin,
+    /// What stays although this side gave way: it is the path from now on, and its rate has to be found again.
+    InVain,
+    /// A queue of this side's own making stands on a path with this round trip.
+    Stands { base: Duration },
 }
 
 /// Sees queues in round trips.
@@ -119,35 +225,32 @@ struct QueueWatch {
     former: Option<Duration>,
     above_since: Option<Instant>,
     in_vain: u32,
-    left_until: Option<Instant>,
 }
 
 impl QueueWatch {
-    /// Takes a round trip; whether a queue of this side's own making stands.
-    fn stands(&mut self, round_trip: Duration, now: Instant) -> bool {
+    fn look(&mut self, round_trip: Duration, now: Instant) -> Seen {
         let base = self.base(round_trip, now);
         let target = TARGET.max(base / TARGET_SHARE).min(MAX_TARGET);
         if round_trip <= base + target {
             self.above_since = None;
             self.in_vain = 0;
-            return false;
-        }
-        if self.left_until.is_some_and(|until| now < until) {
-            return false;
+            return if round_trip > base + target / 2 { Seen::Begin } else { Seen::Nothing };
         }
         let since = *self.above_since.get_or_insert(now);
         if now.saturating_duration_since(since) < INTERVAL.max(round_trip) {
-            return false;
+            return Seen::Begin;
         }
         // The effect shows in the next interval.
         self.above_since = Some(now);
         self.in_vain += 1;
         if self.in_vain >= IN_VAIN {
             self.in_vain = 0;
-            self.left_until = Some(now + LEFT_TO_OTHERS);
-            return false;
+            self.above_since = None;
+            self.base = Some((round_trip, now));
+            self.former = None;
+            return Seen::InVain;
         }
-        true
+        Seen::Stands { base }
     }
 
     fn base(&mut self, round_trip: Duration, now: Instant) -> Duration {
@@ -176,7 +279,7 @@ mod tests {
         let mut signals = 0;
         for _ in 0..(time.as_millis() / 10) {
             *now += 10 * MS;
-            signals += u32::from(watch.stands(round_trip, *now));
+            signals += u32::from(matches!(watch.look(round_trip, *now), Seen::Stands { .. }));
         }
         signals
     }
@@ -185,7 +288,7 @@ mod tests {
     fn a_path_without_a_queue_is_left_alone() {
         let (mut watch, mut now) = (QueueWatch::default(), Instant::now());
         assert_eq!(feed(&mut watch, &mut now, 20 * MS, Duration::from_secs(60)), 0);
-        assert_eq!(feed(&mut watch, &mut now, 29 * MS, Duration::from_secs(5)), 0, "within the target");
+        assert_eq!(feed(&mut watch, &mut now, 27 * MS, Duration::from_secs(5)), 0, "within the target");
     }
 
     #[test]
@@ -198,19 +301,22 @@ mod tests {
     }
 
     #[test]
-    fn a_standing_queue_is_told_once_an_interval() {
+    fn a_standing_queue_is_told_when_it_has_stood() {
         let (mut watch, mut now) = (QueueWatch::default(), Instant::now());
         feed(&mut watch, &mut now, 20 * MS, 1000 * MS);
-        let told = feed(&mut watch, &mut now, 60 * MS, 600 * MS);
-        assert!((4..=6).contains(&told), "{told}");
+        assert_eq!(feed(&mut watch, &mut now, 60 * MS, 90 * MS), 0);
+        assert_eq!(feed(&mut watch, &mut now, 60 * MS, 50 * MS), 1);
+        // It goes when this side gives way, and comes again.
         assert_eq!(feed(&mut watch, &mut now, 25 * MS, 1000 * MS), 0);
+        assert_eq!(feed(&mut watch, &mut now, 60 * MS, 150 * MS), 1);
     }
 
     #[test]
-    fn a_queue_of_others_is_left_to_them_for_a_while() {
+    fn what_stays_is_not_fought() {
         let (mut watch, mut now) = (QueueWatch::default(), Instant::now());
         feed(&mut watch, &mut now, 20 * MS, 1000 * MS);
-        assert_eq!(feed(&mut watch, &mut now, 60 * MS, Duration::from_secs(9)), IN_VAIN - 1);
+        assert_eq!(feed(&mut watch, &mut now, 60 * MS, Duration::from_secs(60)), IN_VAIN - 1);
+        assert!(feed(&mut watch, &mut now, 90 * MS, 300 * MS) >= 1, "what comes on top of it is");
     }
 
     #[test]

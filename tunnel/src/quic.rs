@@ -33,6 +33,9 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(20 * 60);
 /// packet.
 const ACK_THRESHOLD: u32 = 16;
 
+/// And at the latest after this time: what is held back longer looks like a queue to the sender.
+const ACK_DELAY: Duration = Duration::from_millis(5);
+
 /// The transport of the device: it takes no requests.
 #[must_use]
 pub fn client_transport(idle: Duration) -> TransportConfig {
@@ -88,7 +91,9 @@ pub fn server_config(
 /// What both sides share.
 fn transport(idle: Duration) -> TransportConfig {
     let mut acknowledgements = AckFrequencyConfig::default();
-    acknowledgements.ack_eliciting_threshold(VarInt::from_u32(ACK_THRESHOLD));
+    acknowledgements
+        .ack_eliciting_threshold(VarInt::from_u32(ACK_THRESHOLD))
+        .max_ack_delay(Some(ACK_DELAY));
     let mut transport = TransportConfig::default();
     transport
         .initial_mtu(INITIAL_MTU)

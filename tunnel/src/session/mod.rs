@@ -622,7 +622,7 @@ impl Session {
         let mtu = usize::from(self.quic.current_mtu());
         let window = self.quic.congestion_state().window();
         let soon = u128::from(window) * AHEAD.as_nanos() / self.quic.rtt().as_nanos().max(1);
-        let ahead = usize::try_from(soon).unwrap_or(usize::MAX).clamp(2 * mtu, max_datagrams.max(2) * mtu);
+        let ahead = usize::try_from(soon).unwrap_or(usize::MAX).clamp(mtu, max_datagrams.max(1) * mtu);
         let mut datagrams = self.quic.datagrams();
         while self.quic_room - datagrams.send_buffer_space() < ahead {
             let Some(packet) = self.queue.pop(now) else { return };

@@ -198,13 +198,6 @@ impl Streams {
         }
     }
 
-    /// A tunnel began: only content follows (RFC 9114 §4.4).
-    pub(super) fn expect_tunnel(&mut self, stream: StreamId) {
-        if let Some(request) = self.requests.get_mut(&stream) {
-            request.expect_tunnel();
-        }
-    }
-
     /// Sends bytes as they are, when the peer's window has room for them.
     fn send(&mut self, quic: &mut Connection, stream: StreamId, bytes: Bytes) {
         self.unsent.entry(stream).or_default().push_back(bytes);

@@ -4,6 +4,7 @@
 #[path = "../certified/mod.rs"]
 mod certified;
 mod life;
+mod links;
 mod misbehaviour;
 mod played;
 mod refusals;
