@@ -21,9 +21,6 @@ use crate::{
 /// Bytes of packets that may wait for the path.
 const QUEUE: usize = 1 << 20;
 
-/// Packets that are given to TCP at once: little, for what TCP has nobody sorts any more.
-const BATCH: usize = 8;
-
 /// What may wait for whoever takes it; TCP holds back the rest.
 const INCOMING: usize = 16;
 
@@ -142,14 +139,16 @@ async fn send(shared: Weak, control: Control, mut sender: Sender) {
         }
         let Some(lane) = shared.upgrade() else { return };
         let now = Instant::now();
-        let batch: Vec<Bytes> = {
+        let sent = {
             let mut queue = lock(&lane.queue);
-            std::iter::from_fn(|| queue.pop(now)).take(BATCH).collect()
+            sender.try_send(&mut std::iter::from_fn(|| queue.pop(now)))
         };
-        if sender.send_packets(&batch).await.is_err() {
-            return;
+        match sent {
+            // The queue had nothing but what it dropped.
+            Ok(0) => {}
+            Ok(_) => lane.sent(now),
+            Err(_) => return,
         }
-        lane.sent(now);
     }
 }
 
