@@ -136,9 +136,9 @@ async fn carry(
     mut queue: TunQueue,
 ) -> Result<CloseReason, CloseReason> {
     let control = lane.control();
-    control.assign_addresses(session::assignments(&session.addresses)).await?;
+    control.assign_addresses(session::assignments(&session.addresses))?;
     let routes = gateway.policy.advertised().into_iter().map(IpRange::from_prefix).collect();
-    control.advertise_routes(routes).await?;
+    control.advertise_routes(routes)?;
     if let Err(full) = gateway.join(session) {
         control.close(m2m_tunnel::http3::Code::EXCESSIVE_LOAD, &full.to_string());
         gateway.metrics.connection(ConnectionOutcome::NoRoom);
@@ -154,7 +154,7 @@ async fn carry(
         let packets = match next {
             Incoming::Packets(packets) => packets,
             Incoming::Event(Event::AddressesRequested(requests)) => {
-                control.assign_addresses(session::answers(&session.addresses, &requests)).await?;
+                control.assign_addresses(session::answers(&session.addresses, &requests))?;
                 if session::claims(&session.addresses, &requests) {
                     gateway.make_current(session);
                 }

@@ -13,16 +13,13 @@ use tokio::{
 };
 
 use crate::{
-    http2::{Control, Http2Tunnel, Received, Receiver, Sender},
+    http2::{Control, Http2Tunnel, Pinger, Received, Receiver, Sender},
     queue::Queue,
     session::{CloseReason, Event},
 };
 
 /// Bytes of packets that may wait for the path.
 const QUEUE: usize = 1 << 20;
-
-/// Packets that are given to TCP at once: little, for what TCP has nobody sorts any more.
-const BATCH: usize = 8;
 
 /// What may wait for whoever takes it; TCP holds back the rest.
 const INCOMING: usize = 16;
@@ -67,7 +64,7 @@ impl Lane {
     /// Starts the tasks of an open tunnel.
     #[must_use]
     pub fn start(tunnel: Http2Tunnel) -> (Self, mpsc::Receiver<Incoming>) {
-        let (sender, receiver, control) = tunnel.split();
+        let Http2Tunnel { sender, receiver, pinger, control } = tunnel;
         let activity = Activity { keepalive: None, last: Instant::now(), waiting_since: None, is_asked: false };
         let shared = Arc::new(Shared {
             control: control.clone(),
@@ -79,7 +76,7 @@ impl Lane {
         let (incoming, taken) = mpsc::channel(INCOMING);
         // They end with the tunnel, which ends with the last lane.
         tokio::spawn(send(Arc::downgrade(&shared), control.clone(), sender));
-        tokio::spawn(look_after(Arc::downgrade(&shared), control, incoming.clone()));
+        tokio::spawn(look_after(Arc::downgrade(&shared), control, pinger, incoming.clone()));
         tokio::spawn(receive(Arc::downgrade(&shared), receiver, incoming));
         (Self(shared), taken)
     }
@@ -142,14 +139,16 @@ async fn send(shared: Weak, control: Control, mut sender: Sender) {
         }
         let Some(lane) = shared.upgrade() else { return };
         let now = Instant::now();
-        let batch: Vec<Bytes> = {
+        let sent = {
             let mut queue = lock(&lane.queue);
-            std::iter::from_fn(|| queue.pop(now)).take(BATCH).collect()
+            sender.try_send(&mut std::iter::from_fn(|| queue.pop(now)))
         };
-        if sender.send_packets(batch.iter().map(Bytes::as_ref)).await.is_err() {
-            return;
+        match sent {
+            // The queue had nothing but what it dropped.
+            Ok(0) => {}
+            Ok(_) => lane.sent(now),
+            Err(_) => return,
         }
-        lane.sent(now);
     }
 }
 
@@ -172,7 +171,7 @@ async fn receive(shared: Weak, mut receiver: Receiver, incoming: mpsc::Sender<In
 }
 
 /// Pings when it is time to, and tells when nobody answers.
-async fn look_after(shared: Weak, control: Control, incoming: mpsc::Sender<Incoming>) {
+async fn look_after(shared: Weak, control: Control, mut pinger: Pinger, incoming: mpsc::Sender<Incoming>) {
     loop {
         let Some(lane) = shared.upgrade() else { return };
         let (due, silence, is_asked) = lane.next_ping();
@@ -188,7 +187,7 @@ async fn look_after(shared: Weak, control: Control, incoming: mpsc::Sender<Incom
         }
         lock(&lane.activity).is_asked = false;
         drop(lane);
-        let Ok(news) = ping(&control, silence, is_asked, &incoming).await else { return };
+        let Ok(news) = ping(&mut pinger, silence, is_asked, &incoming).await else { return };
         let Some(lane) = shared.upgrade() else { return };
         lane.received(Instant::now());
         if let Some(news) = news
@@ -201,18 +200,18 @@ async fn look_after(shared: Weak, control: Control, incoming: mpsc::Sender<Incom
 
 /// What the answer means.
 async fn ping(
-    control: &Control,
+    pinger: &mut Pinger,
     silence: Option<Duration>,
     is_asked: bool,
     incoming: &mpsc::Sender<Incoming>,
 ) -> Result<Option<Event>, CloseReason> {
-    if let Ok(answer) = timeout(PATIENCE, control.ping()).await {
+    if let Ok(answer) = timeout(PATIENCE, pinger.ping()).await {
         answer?;
         return Ok(if is_asked { Some(Event::Answers) } else { silence.map(Event::BindingKept) });
     }
     // Nobody listens when the lane is about to end.
     let _ = incoming.send(Incoming::Event(Event::Silent(PATIENCE))).await;
-    control.ping().await?;
+    pinger.ping().await?;
     Ok(Some(Event::Answers))
 }
 

@@ -301,7 +301,8 @@ mod tests {
         let pace = Duration::from_millis(5);
         let waited = serve(&mut queue, pace, 1000, 0);
         assert_eq!(waited.len(), 20);
-        assert!(waited.iter().all(|waited| *waited <= 2 * pace), "{waited:?}");
+        // The first one comes when the other flow is new, too.
+        assert!(waited.iter().all(|waited| *waited <= 3 * pace), "{waited:?}");
         assert!(queue.bytes() <= 1 << 20);
     }
 

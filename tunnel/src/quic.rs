@@ -91,9 +91,7 @@ pub fn server_config(
 /// What both sides share.
 fn transport(idle: Duration) -> TransportConfig {
     let mut acknowledgements = AckFrequencyConfig::default();
-    acknowledgements
-        .ack_eliciting_threshold(VarInt::from_u32(ACK_THRESHOLD))
-        .max_ack_delay(Some(ACK_DELAY));
+    acknowledgements.ack_eliciting_threshold(VarInt::from_u32(ACK_THRESHOLD)).max_ack_delay(Some(ACK_DELAY));
     let mut transport = TransportConfig::default();
     transport
         .initial_mtu(INITIAL_MTU)

@@ -152,11 +152,8 @@ impl Link {
                     session.request_addresses(addresses);
                 }
             }
-            Way::Http2(lane, _) => {
-                let control = lane.control();
-                // It waits for room. A tunnel that is gone says so itself.
-                tokio::spawn(async move { drop(control.request_addresses(addresses).await) });
-            }
+            // A tunnel that is gone says so itself.
+            Way::Http2(lane, _) => drop(lane.control().request_addresses(addresses)),
         }
     }
 

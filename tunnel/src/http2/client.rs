@@ -4,7 +4,7 @@ use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
     sync::Arc,
-    task::Poll,
+    task::{Context, Poll},
 };
 
 use h2::{RecvStream, client, ext::Protocol};
@@ -13,9 +13,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
     FRAME_SIZE, Http2Tunnel, MAX_HEADER_LIST, SMALL_FRAMES, WINDOW,
+    backlog::Chunk,
     driver::{self, ClientConnection},
     link::{Link, Owner},
-    queue::Chunk,
     reason,
     transport::{Socket, Transport},
     tunnel::Pings,
@@ -25,8 +25,7 @@ use crate::{
     http3::{Code, message},
     qpack::Field,
     request,
-    session::CloseReason,
-    session::printable,
+    session::{CloseReason, printable},
 };
 
 /// Bytes of a refusal that are read.
@@ -53,17 +52,14 @@ where
 {
     let request = to_http(&request::unlimited(authority))?;
     let (io, socket) = Transport::new(io);
-    let (mut requests, connection) =
-        settings().handshake(io).await.map_err(|error| reason::of_error(&error, &socket))?;
-    let mut handshake = Handshake { connection, socket };
+    let (requests, connection) = settings().handshake(io).await.map_err(|error| reason::of_error(&error, &socket))?;
+    let mut handshake = Handshake { connection, requests, socket };
 
-    let Some(pings) = handshake.connection.ping_pong() else {
-        return Err(CloseReason::Local.into());
-    };
-    let mut pings = Pings::new(pings);
-    handshake.await_settings(&requests, &mut pings).await?;
+    let mut pings = handshake.connection.ping_pong().map(Pings::new).ok_or(CloseReason::Local)?;
+    handshake.await_settings(&mut pings).await?;
 
-    let (response, outbound) = requests.send_request(request, false).map_err(|error| handshake.reason(&error))?;
+    let sent = handshake.requests.send_request(request, false);
+    let (response, outbound) = sent.map_err(|error| reason::of_error(&error, &handshake.socket))?;
     let (response, inbound) = handshake.meanwhile(response).await?.into_parts();
     let response = from_http(response);
     if !response.status.is_success() {
@@ -75,10 +71,11 @@ where
         return Err(CloseReason::Protocol { code: Code::MESSAGE_ERROR, reason }.into());
     }
 
-    let (link, orders) = Link::new(handshake.socket);
+    let Handshake { connection, requests, socket } = handshake;
+    let (link, orders) = Link::new(socket);
     link.open(outbound);
     let owner = Owner(Arc::clone(&link));
-    tokio::spawn(driver::of_client(handshake.connection, requests, link, orders));
+    tokio::spawn(driver::of_client(connection, requests, link, orders));
     Ok(Http2Tunnel::new(owner, inbound, pings))
 }
 
@@ -97,27 +94,23 @@ fn settings() -> client::Builder {
 /// A connection that has no task of its own yet.
 struct Handshake<T> {
     connection: ClientConnection<T>,
+    requests: client::SendRequest<Chunk>,
     socket: Socket,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Handshake<T> {
     /// An extended CONNECT must not be sent before the server said that it takes one (RFC 8441 §3). SETTINGS is the first
     /// frame of a server, so one that has answered a PING has said what it offers.
-    async fn await_settings(
-        &mut self,
-        requests: &client::SendRequest<Chunk>,
-        pings: &mut Pings,
-    ) -> Result<(), ConnectError> {
-        let mut pong = pin!(pings.ping());
+    async fn await_settings(&mut self, pings: &mut Pings) -> Result<(), ConnectError> {
         poll_fn(|cx| {
             let outcome = Pin::new(&mut self.connection).poll(cx);
-            if requests.is_extended_connect_protocol_enabled() {
+            if self.requests.is_extended_connect_protocol_enabled() {
                 return Poll::Ready(Ok(()));
             }
             if let Poll::Ready(outcome) = outcome {
-                return Poll::Ready(Err(driver::reason_of(outcome, &self.socket).into()));
+                return Poll::Ready(Err(self.end(outcome, cx).into()));
             }
-            match pong.as_mut().poll(cx) {
+            match pings.poll(cx) {
                 Poll::Ready(Ok(_)) => {
                     Poll::Ready(Err(ConnectError::Unsupported { missing: "ENABLE_CONNECT_PROTOCOL" }))
                 }
@@ -133,13 +126,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Handshake<T> {
         let mut future = pin!(future);
         poll_fn(|cx| {
             let ended = Pin::new(&mut self.connection).poll(cx);
-            match (future.as_mut().poll(cx), ended) {
-                (Poll::Ready(Ok(value)), _) => Poll::Ready(Ok(value)),
-                // The connection's own error tells more than that of its stream.
-                (_, Poll::Ready(Err(error))) | (Poll::Ready(Err(error)), _) => Poll::Ready(Err(self.reason(&error))),
-                (Poll::Pending, Poll::Ready(outcome)) => Poll::Ready(Err(driver::reason_of(outcome, &self.socket))),
-                (Poll::Pending, Poll::Pending) => Poll::Pending,
-            }
+            Poll::Ready(match (future.as_mut().poll(cx), ended) {
+                (Poll::Ready(Ok(value)), _) => Ok(value),
+                // What the peer said of the stream tells more than the connection's end, and that more than a broken stream.
+                (Poll::Ready(Err(error)), _) if error.is_remote() => Err(reason::of_error(&error, &self.socket)),
+                (_, Poll::Ready(outcome)) => Err(self.end(outcome, cx)),
+                (Poll::Ready(Err(error)), Poll::Pending) => Err(reason::of_error(&error, &self.socket)),
+                (Poll::Pending, Poll::Pending) => return Poll::Pending,
+            })
         })
         .await
     }
@@ -157,8 +151,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Handshake<T> {
         printable(&text)
     }
 
-    fn reason(&self, error: &h2::Error) -> CloseReason {
-        reason::of_error(error, &self.socket)
+    fn end(&mut self, outcome: Result<(), h2::Error>, cx: &mut Context<'_>) -> CloseReason {
+        reason::of_end(outcome, driver::look_for_farewell(&mut self.requests, cx), &self.socket)
     }
 }
 

@@ -17,10 +17,10 @@ use tokio::{
 
 use super::{
     WINDOW,
+    backlog::Chunk,
     link::{Link, Orders},
-    queue::Chunk,
     reason,
-    transport::{Socket, Transport},
+    transport::Transport,
 };
 use crate::{
     http3::{Code, ProtocolError},
@@ -70,14 +70,18 @@ where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     let outcome = Pin::new(connection).poll(cx);
-    // GOAWAY is seen only by those who want to send another request.
-    if let Poll::Ready(Err(error)) = requests.poll_ready(cx)
-        && error.is_go_away()
-        && error.is_remote()
-    {
-        link.bid_farewell(reason::to_code(error.reason().unwrap_or(Reason::NO_ERROR)));
+    if let Some(code) = look_for_farewell(requests, cx) {
+        link.bid_farewell(code);
     }
     outcome
+}
+
+/// The server's GOAWAY, if it sent one: h2 tells it only to those who want to send another request.
+pub(super) fn look_for_farewell(requests: &mut client::SendRequest<Chunk>, cx: &mut Context<'_>) -> Option<Code> {
+    match requests.poll_ready(cx) {
+        Poll::Ready(Err(error)) if error.is_go_away() && error.is_remote() => error.reason().map(reason::to_code),
+        _ => None,
+    }
 }
 
 /// Drives a server's connection.
@@ -124,12 +128,10 @@ pub(super) async fn of_server<T>(
 }
 
 fn end(link: &Link, outcome: Result<(), h2::Error>) {
-    let farewell = link.state().borrow().farewell;
-    link.end(match (outcome, link.why_broken()) {
-        (Err(error), _) => reason::of_error(&error, &link.socket),
+    link.end(match link.why_broken() {
         // The peer reset the stream before it closed the connection.
-        (Ok(()), Some(reason @ CloseReason::Peer { .. })) => reason,
-        (Ok(()), _) => reason::of_end(farewell, &link.socket),
+        Some(reason @ CloseReason::Peer { .. }) if outcome.is_ok() => reason,
+        _ => reason::of_end(outcome, link.farewell(), &link.socket),
     });
 }
 
@@ -138,13 +140,5 @@ fn farewell<Elapsed>(outcome: Result<Result<(), h2::Error>, Elapsed>) {
         Ok(Ok(())) => {}
         Ok(Err(error)) => log::debug!("connection ended in closing: {error}"),
         Err(_) => log::debug!("the peer did not take the last frames in time"),
-    }
-}
-
-/// The reason of a connection that never carried a tunnel.
-pub(super) fn reason_of(outcome: Result<(), h2::Error>, socket: &Socket) -> CloseReason {
-    match outcome {
-        Ok(()) => reason::of_end(None, socket),
-        Err(error) => reason::of_error(&error, socket),
     }
 }

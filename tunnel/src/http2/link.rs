@@ -10,7 +10,7 @@ use h2::{Reason, SendStream};
 use tokio::sync::watch;
 
 use super::{
-    queue::{Chunk, Queue},
+    backlog::{Backlog, Chunk},
     reason,
     transport::Socket,
 };
@@ -24,9 +24,11 @@ use crate::{
 pub(super) struct Link {
     /// Where capsules go; none before the tunnel is granted and after its end.
     outbound: Mutex<Option<SendStream<Chunk>>>,
-    pub(super) queue: Arc<Queue>,
+    pub(super) backlog: Arc<Backlog>,
     pub(super) socket: Socket,
     state: watch::Sender<State>,
+    /// To be woken when the state changes.
+    receiver: Mutex<Option<Waker>>,
     orders: watch::Sender<Orders>,
 }
 
@@ -53,17 +55,15 @@ pub(super) struct Orders {
 impl Link {
     pub(super) fn new(socket: Socket) -> (Arc<Self>, watch::Receiver<Orders>) {
         let (orders, orders_seen) = watch::channel(Orders::default());
-        let state = watch::Sender::new(State::default());
-        (
-            Arc::new(Self {
-                outbound: Mutex::default(),
-                queue: Arc::new(Queue::new(socket.clone())),
-                socket,
-                state,
-                orders,
-            }),
-            orders_seen,
-        )
+        let link = Self {
+            outbound: Mutex::default(),
+            backlog: Arc::new(Backlog::new(socket.clone())),
+            socket,
+            state: watch::Sender::new(State::default()),
+            receiver: Mutex::default(),
+            orders,
+        };
+        (Arc::new(link), orders_seen)
     }
 
     /// The tunnel is granted: capsules go to `outbound`.
@@ -79,7 +79,7 @@ impl Link {
             let Some(stream) = outbound.as_mut() else {
                 return Err(self.ended().unwrap_or(CloseReason::Local));
             };
-            match stream.send_data(self.queue.enter(capsules), false) {
+            match stream.send_data(self.backlog.enter(capsules), false) {
                 Ok(()) => return Ok(()),
                 // It says no more than that the stream takes nothing any more.
                 Err(error) => {
@@ -117,12 +117,8 @@ impl Link {
 
     /// The tunnel is over; whether it was not before.
     pub(super) fn end(&self, ending: CloseReason) -> bool {
-        let is_first = self.state.send_if_modified(|state| {
-            let is_first = state.ending.is_none();
-            state.ending.get_or_insert(ending);
-            is_first
-        });
-        self.queue.close();
+        let is_first = self.change(|state| state.ending.is_none().then(|| state.ending = Some(ending)));
+        self.backlog.close();
         is_first
     }
 
@@ -138,21 +134,37 @@ impl Link {
         ended.ok().and_then(|state| state.ending.clone()).unwrap_or(CloseReason::Local)
     }
 
-    pub(super) fn go_away(&self) {
-        self.orders.send_modify(|orders| orders.go_away = true);
-    }
-
     /// The peer sent GOAWAY.
     pub(super) fn bid_farewell(&self, code: Code) {
-        self.state.send_if_modified(|state| {
-            let is_first = state.farewell.is_none();
-            state.farewell.get_or_insert(code);
-            is_first
-        });
+        self.change(|state| state.farewell.is_none().then(|| state.farewell = Some(code)));
     }
 
-    pub(super) fn state(&self) -> watch::Receiver<State> {
-        self.state.subscribe()
+    pub(super) fn farewell(&self) -> Option<Code> {
+        self.state.borrow().farewell
+    }
+
+    /// Calls the receiver when the peer sends GOAWAY, and at the end. Only one task can wait.
+    pub(super) fn call_receiver(&self, waker: &Waker) {
+        let mut receiver = self.receiver.lock().unwrap_or_else(PoisonError::into_inner);
+        match receiver.as_mut() {
+            Some(former) => former.clone_from(waker),
+            None => *receiver = Some(waker.clone()),
+        }
+    }
+
+    /// Changes the state, or not; whether it did.
+    fn change(&self, change: impl FnOnce(&mut State) -> Option<()>) -> bool {
+        let is_changed = self.state.send_if_modified(|state| change(state).is_some());
+        let receiver =
+            if is_changed { self.receiver.lock().unwrap_or_else(PoisonError::into_inner).take() } else { None };
+        if let Some(receiver) = receiver {
+            receiver.wake();
+        }
+        is_changed
+    }
+
+    pub(super) fn go_away(&self) {
+        self.orders.send_modify(|orders| orders.go_away = true);
     }
 }
 

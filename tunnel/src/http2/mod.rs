@@ -1,29 +1,27 @@
 //! CONNECT-IP over HTTP/2 (RFC 9484, extended CONNECT of RFC 8441): the tunnel where UDP does not pass.
 //!
-//! It runs over any reliable stream, in practice TLS 1.3 over TCP with [`ALPN`]. The TLS handshake and, with
-//! [`tcp::prepare`], the socket's options are the caller's. IP packets travel in DATAGRAM capsules (RFC 9297 §3.5), many
-//! of them in one DATA frame. One connection carries one tunnel.
+//! It runs over any reliable stream, in practice TLS 1.3 with [`ALPN`] over a [`tcp::ShortQueue`]; the TLS handshake is
+//! the caller's. IP packets travel in DATAGRAM capsules (RFC 9297 §3.5), many of them in one DATA frame. One connection
+//! carries one tunnel.
 //!
 //! # Short queues
 //! TCP keeps what it is given, so whatever is handed over too early waits there where no queue management reaches it.
-//! [`Sender`] takes packets only while less waits than the path carries in some 5 milliseconds. Keep the queue, and its
-//! management, in front of it:
+//! [`Sender`] takes packets only while less waits than the path carries in some 5 milliseconds. Keep the queue that is
+//! managed in front of it:
 //!
 //! ```no_run
-//! # use std::collections::VecDeque;
-//! use m2m_tunnel::{http2, session::CloseReason};
+//! use std::time::Instant;
+//! use m2m_tunnel::{http2, queue::Queue, session::CloseReason};
 //!
-//! # async fn next_from_interface() -> Vec<u8> { vec![] }
+//! # async fn next_from_interface() -> bytes::Bytes { bytes::Bytes::new() }
 //! async fn send(mut sender: http2::Sender) -> Result<(), CloseReason> {
-//!     let mut queue = VecDeque::<Vec<u8>>::new();
+//!     let mut queue = Queue::new(1 << 20, 0);
 //!     loop {
 //!         tokio::select! {
-//!             // Here the queue drops or marks what waited too long.
-//!             packet = next_from_interface() => queue.push_back(packet),
+//!             packet = next_from_interface() => queue.push(packet, Instant::now()),
 //!             ready = sender.ready(), if !queue.is_empty() => {
 //!                 ready?;
-//!                 let sent = sender.try_send(&mut queue.iter().map(Vec::as_slice))?;
-//!                 queue.drain(..sent);
+//!                 sender.try_send(&mut std::iter::from_fn(|| queue.pop(Instant::now())))?;
 //!             }
 //!         }
 //!     }
@@ -35,8 +33,8 @@
 //! use m2m_tunnel::{client::ConnectRequest, http2, session::Event};
 //! # async fn device(tls: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static)
 //! # -> Result<(), Box<dyn std::error::Error>> {
-//! let tunnel = http2::connect(tls, ConnectRequest::new("gateway.example")).await?;
-//! let (sender, mut receiver, control) = tunnel.split();
+//! let http2::Http2Tunnel { sender, mut receiver, pinger, control } =
+//!     http2::connect(tls, ConnectRequest::new("gateway.example")).await?;
 //! let mut packets = Vec::new();
 //! loop {
 //!     match receiver.recv(&mut packets).await? {
@@ -55,19 +53,18 @@
 //! # -> Result<(), Box<dyn std::error::Error>> {
 //! let incoming = http2::accept(tls).await?;
 //! // Refuse with incoming.reject(…).
-//! let tunnel = incoming.accept().await?;
-//! let (sender, receiver, control) = tunnel.split();
-//! control.assign_addresses(vec![AssignedAddress::unrequested("10.99.0.2/32".parse()?)]).await?;
-//! let round_trip = control.ping().await?;
+//! let mut tunnel = incoming.accept().await?;
+//! tunnel.control.assign_addresses(vec![AssignedAddress::unrequested("10.99.0.2/32".parse()?)])?;
+//! let round_trip = tunnel.pinger.ping().await?;
 //! # Ok(())
 //! # }
 //! ```
 
+mod backlog;
 mod client;
 mod driver;
 mod link;
 mod pace;
-mod queue;
 mod reason;
 mod receiver;
 mod sender;
@@ -80,7 +77,7 @@ pub use client::connect;
 pub use receiver::{MAX_BATCH, Received, Receiver};
 pub use sender::{MAX_PACKET, Sender};
 pub use server::{Incoming, accept};
-pub use tunnel::{Control, Http2Tunnel};
+pub use tunnel::{Control, Http2Tunnel, Pinger};
 
 /// What TLS must agree on (RFC 9113 §3.3).
 pub const ALPN: &[u8] = b"h2";

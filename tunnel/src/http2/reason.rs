@@ -54,11 +54,14 @@ pub(super) fn of_error(error: &h2::Error, socket: &Socket) -> CloseReason {
     CloseReason::Local
 }
 
-/// Why a connection is gone whose peer closed it in order, after the GOAWAY `farewell` if it sent one.
-pub(super) fn of_end(farewell: Option<Code>, socket: &Socket) -> CloseReason {
-    match farewell {
-        Some(code) => CloseReason::Peer { code, reason: String::new() },
-        None => socket.fault().unwrap_or_else(|| CloseReason::Transport("the peer closed the connection".into())),
+/// Why a connection is gone that ended so, after the peer's GOAWAY if it sent one.
+pub(super) fn of_end(outcome: Result<(), h2::Error>, farewell: Option<Code>, socket: &Socket) -> CloseReason {
+    match (outcome, farewell) {
+        (Err(error), _) => of_error(&error, socket),
+        (Ok(()), Some(code)) => CloseReason::Peer { code, reason: String::new() },
+        (Ok(()), None) => {
+            socket.fault().unwrap_or_else(|| CloseReason::Transport("the peer closed the connection".into()))
+        }
     }
 }
 

@@ -1,16 +1,15 @@
 //! Packets and events in.
 
-use std::task::{Context, Poll, ready};
+use std::{
+    future::poll_fn,
+    task::{Context, Poll, ready},
+};
 
 use bytes::Bytes;
 use h2::RecvStream;
-use tokio::{sync::watch, task::coop};
+use tokio::task::coop;
 
-use super::{
-    link::{Owner, State},
-    reason,
-    transport::Socket,
-};
+use super::{link::Owner, reason};
 use crate::{
     capsule::{Capsule, CapsuleReader},
     http3::ProtocolError,
@@ -26,14 +25,12 @@ pub const MAX_BATCH: usize = 128;
 #[derive(Debug)]
 pub struct Receiver {
     owner: Owner,
-    state: watch::Receiver<State>,
-    farewell: Farewell,
     inbound: Inbound,
+    farewell: Farewell,
 }
 
 /// What [`Receiver::recv`] brought.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Received {
     /// So many packets were appended.
     Packets(usize),
@@ -51,58 +48,57 @@ impl Receiver {
     /// # Errors
     /// When the tunnel is gone, and again each time.
     pub async fn recv(&mut self, packets: &mut Vec<Bytes>) -> Result<Received, CloseReason> {
+        poll_fn(|cx| self.poll_recv(cx, packets)).await
+    }
+
+    /// As [`recv`](Self::recv), for a task that waits for other things as well.
+    pub fn poll_recv(&mut self, cx: &mut Context<'_>, packets: &mut Vec<Bytes>) -> Poll<Result<Received, CloseReason>> {
         if self.farewell == Farewell::Due {
-            self.farewell = Farewell::Told;
-            return Ok(Received::Event(Event::GoAway));
+            return self.tell_farewell();
         }
-        loop {
-            let inbound = &mut self.inbound;
-            tokio::select! {
-                biased;
-                received = std::future::poll_fn(|cx| inbound.poll(cx, packets)) => match received {
-                    Ok(received) => {
-                        self.look_for_farewell();
-                        return Ok(received);
-                    }
-                    Err(end) => return Err(self.end(end).await),
-                },
-                _ = self.state.changed() => {
-                    self.look_for_farewell();
-                    if self.farewell == Farewell::Due {
-                        self.farewell = Farewell::Told;
-                        return Ok(Received::Event(Event::GoAway));
-                    }
+        match self.inbound.poll(cx, packets) {
+            Poll::Ready(Ok(received)) => {
+                if self.farewell == Farewell::Unheard && self.owner.0.farewell().is_some() {
+                    self.farewell = Farewell::Due;
                 }
+                return Poll::Ready(Ok(received));
             }
+            Poll::Ready(Err(end)) => self.end(end),
+            Poll::Pending => {}
         }
+        self.owner.0.call_receiver(cx.waker());
+        if self.inbound.stream.is_none() {
+            // The reason that counts is that of the connection's task, when it is known.
+            return self.owner.0.ended().map_or(Poll::Pending, |reason| Poll::Ready(Err(reason)));
+        }
+        if self.farewell == Farewell::Unheard && self.owner.0.farewell().is_some() {
+            return self.tell_farewell();
+        }
+        Poll::Pending
     }
 
-    fn look_for_farewell(&mut self) {
-        if self.farewell == Farewell::Unheard && self.state.borrow_and_update().farewell.is_some() {
-            self.farewell = Farewell::Due;
-        }
+    fn tell_farewell(&mut self) -> Poll<Result<Received, CloseReason>> {
+        self.farewell = Farewell::Told;
+        Poll::Ready(Ok(Received::Event(Event::GoAway)))
     }
 
-    /// Ends the tunnel for what was found in its stream, and waits for the reason that counts.
-    async fn end(&mut self, end: End) -> CloseReason {
+    /// Ends the tunnel for what was found in its stream.
+    fn end(&self, end: End) {
         let link = &self.owner.0;
         match end {
             End::Finished => link.close(CloseReason::Ended, h2::Reason::NO_ERROR),
             End::Malformed(error) => link.fail(error),
-            End::Broken(error) if error.is_reset() => {
-                link.close(reason::of_error(&error, &Socket::default()), h2::Reason::CANCEL);
-            }
-            // The connection's task knows.
-            End::Broken(_) | End::Told => {}
+            // The connection's task knows more.
+            End::Broken(error) if error.is_io() || error.is_go_away() => {}
+            End::Broken(error) => link.close(reason::of_error(&error, &link.socket), h2::Reason::CANCEL),
+            End::Told => {}
         }
-        link.ending().await
     }
 
     pub(super) fn new(owner: Owner, stream: RecvStream) -> Self {
-        let state = owner.0.state();
         let inbound =
             Inbound { stream: Some(stream), piece: Bytes::new(), capsules: CapsuleReader::default(), held: None };
-        Self { owner, state, farewell: Farewell::Unheard, inbound }
+        Self { owner, inbound, farewell: Farewell::Unheard }
     }
 }
 
@@ -144,6 +140,9 @@ impl Inbound {
     fn poll(&mut self, cx: &mut Context<'_>, packets: &mut Vec<Bytes>) -> Poll<Result<Received, End>> {
         if let Some(held) = self.held.take() {
             return Poll::Ready(held.map(Received::Event));
+        }
+        if self.stream.is_none() {
+            return Poll::Ready(Err(End::Told));
         }
         let before = packets.len();
         let found = loop {

@@ -1,5 +1,10 @@
 //! Packets out.
 
+use std::{
+    future::poll_fn,
+    task::{Context, Poll, ready},
+};
+
 use bytes::BytesMut;
 
 use super::{FRAME_SIZE, link::Owner};
@@ -25,11 +30,16 @@ impl Sender {
     /// # Errors
     /// When the tunnel is gone.
     pub async fn ready(&mut self) -> Result<(), CloseReason> {
-        self.owner.0.queue.has_room().await;
-        match self.owner.0.ended() {
+        poll_fn(|cx| self.poll_ready(cx)).await
+    }
+
+    /// As [`ready`](Self::ready), for a task that waits for other things as well.
+    pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
+        ready!(self.owner.0.backlog.poll_room(cx));
+        Poll::Ready(match self.owner.0.ended() {
             Some(reason) => Err(reason),
             None => Ok(()),
-        }
+        })
     }
 
     /// Sends packets of `batch` while there is room, many to a frame; how many. What it does not take it does not ask
@@ -40,7 +50,7 @@ impl Sender {
     ///
     /// # Errors
     /// When the tunnel is gone; packets taken in this call are lost then.
-    pub fn try_send<'a>(&mut self, batch: &mut impl Iterator<Item = &'a [u8]>) -> Result<usize, CloseReason> {
+    pub fn try_send(&mut self, batch: &mut impl Iterator<Item = impl AsRef<[u8]>>) -> Result<usize, CloseReason> {
         self.fill(batch).map(|(sent, _)| sent)
     }
 
@@ -49,7 +59,7 @@ impl Sender {
     ///
     /// # Errors
     /// When the tunnel is gone.
-    pub async fn send_packets<'a>(&mut self, batch: impl IntoIterator<Item = &'a [u8]>) -> Result<(), CloseReason> {
+    pub async fn send_packets(&mut self, batch: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Result<(), CloseReason> {
         let mut batch = batch.into_iter();
         loop {
             self.ready().await?;
@@ -63,7 +73,7 @@ impl Sender {
     /// The bytes that wait for the socket, for status and metrics.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.owner.0.queue.waiting()
+        self.owner.0.backlog.waiting()
     }
 
     pub(super) fn new(owner: Owner) -> Self {
@@ -71,10 +81,10 @@ impl Sender {
     }
 
     /// Takes what there is room for; how many, and whether `batch` said that there are no more.
-    fn fill<'a>(&mut self, batch: &mut impl Iterator<Item = &'a [u8]>) -> Result<(usize, bool), CloseReason> {
+    fn fill(&mut self, batch: &mut impl Iterator<Item = impl AsRef<[u8]>>) -> Result<(usize, bool), CloseReason> {
         let (mut sent, mut is_over) = (0, false);
         loop {
-            let bound = self.owner.0.queue.room().min(FULL_FRAME);
+            let bound = self.owner.0.backlog.room().min(FULL_FRAME);
             if is_over || bound == 0 {
                 return Ok((sent, is_over));
             }
@@ -85,6 +95,7 @@ impl Sender {
                     break;
                 };
                 sent += 1;
+                let packet = packet.as_ref();
                 if packet.len() <= MAX_PACKET {
                     Capsule::encode_packet(packet, &mut frame);
                 }

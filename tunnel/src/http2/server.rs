@@ -13,9 +13,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
     FRAME_SIZE, Http2Tunnel, MAX_HEADER_LIST, SMALL_FRAMES, WINDOW,
+    backlog::Chunk,
     driver::{self, MAX_REFUSED, ServerConnection},
     link::{Link, Owner},
-    queue::Chunk,
     reason,
     transport::{Socket, Transport},
     tunnel::Pings,
@@ -24,9 +24,12 @@ use crate::{
     http3::{Code, ProtocolError, message},
     qpack::Field,
     request::{self, Refusal, Scope},
-    server::{AcceptError, REQUEST_TIMEOUT},
+    server::AcceptError,
     session::CloseReason,
 };
+
+/// How long a client may take to ask for a tunnel.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a refused client may take to say that it has the answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -42,7 +45,7 @@ const MAX_STREAM_ERRORS: usize = 32;
 
 /// Waits for the client's CONNECT-IP request on a fresh connection, TLS done, which it owns from then on: an error, or
 /// dropping the future, closes it. Any other request gets 404 (GET, HEAD) or 501, one for a malformed path 400; the client
-/// may ask again within [`REQUEST_TIMEOUT`].
+/// may ask again. It has 10 seconds for all that.
 ///
 /// # Errors
 /// [`AcceptError`].
@@ -71,16 +74,10 @@ impl Incoming {
         &self.request.authority
     }
 
-    /// The path, as it came.
+    /// The request.
     #[must_use]
-    pub fn path(&self) -> &str {
-        &self.request.path
-    }
-
-    /// The header fields, without pseudo-header fields.
-    #[must_use]
-    pub fn fields(&self) -> &[Field] {
-        &self.request.fields
+    pub fn request(&self) -> &message::Request {
+        &self.request
     }
 
     /// What the tunnel is asked for. To be refused with 400 when it is less than this gateway can confine a tunnel to.
@@ -125,7 +122,7 @@ impl Incoming {
 
     async fn lost(&self, error: &h2::Error) -> CloseReason {
         if error.is_reset() {
-            self.owner.0.close(reason::of_error(error, &Socket::default()), h2::Reason::CANCEL);
+            self.owner.0.close(reason::of_error(error, &self.owner.0.socket), h2::Reason::CANCEL);
         }
         self.owner.0.ending().await
     }
@@ -152,8 +149,8 @@ where
     for _ in 0..MAX_REFUSED {
         let (request, respond) = match connection.accept().await {
             Some(Ok(exchange)) => exchange,
-            Some(Err(error)) => return Err(driver::reason_of(Err(error), &socket)),
-            None => return Err(driver::reason_of(Ok(()), &socket)),
+            Some(Err(error)) => return Err(reason::of_error(&error, &socket)),
+            None => return Err(reason::of_end(Ok(()), None, &socket)),
         };
         let (request, inbound) = request.into_parts();
         let request = from_http(request);

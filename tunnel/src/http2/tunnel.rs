@@ -1,9 +1,14 @@
 //! An established tunnel.
 
-use std::{future::poll_fn, sync::Arc, time::Duration};
+use std::{
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use h2::{Ping, PingPong, RecvStream};
-use tokio::{sync::Mutex, time::Instant};
+use tokio::time::Instant;
 
 use super::{
     link::{Link, Owner},
@@ -18,84 +23,68 @@ use crate::{
     session::CloseReason,
 };
 
-/// An established tunnel. Dropping it closes the tunnel.
+/// Bytes that wait when no further capsule is let in: some thousand of them, and the peer takes none.
+const MAX_WAITING: usize = 1 << 20;
+
+/// An established tunnel: its parts, for tasks of their own. Dropping the sender or the receiver closes the tunnel.
 #[derive(Debug)]
 pub struct Http2Tunnel {
-    sender: Sender,
-    receiver: Receiver,
-    control: Control,
+    /// Packets out.
+    pub sender: Sender,
+    /// Packets and events in.
+    pub receiver: Receiver,
+    /// Whether the peer lives.
+    pub pinger: Pinger,
+    /// What can be told to the peer.
+    pub control: Control,
 }
 
 impl Http2Tunnel {
-    /// Its parts, for tasks of their own. Dropping the sender or the receiver closes the tunnel.
-    #[must_use]
-    pub fn split(self) -> (Sender, Receiver, Control) {
-        (self.sender, self.receiver, self.control)
-    }
-
-    /// What can be told to the peer.
-    #[must_use]
-    pub fn control(&self) -> &Control {
-        &self.control
-    }
-
-    /// As [`Control::ping`].
-    ///
-    /// # Errors
-    /// When the tunnel is gone.
-    pub async fn ping(&self) -> Result<Duration, CloseReason> {
-        self.control.ping().await
-    }
-
-    /// As [`Control::close`].
-    pub fn close(&self, code: Code, reason: &str) {
-        self.control.close(code, reason);
-    }
-
     /// Takes over from the handshake.
     pub(super) fn new(owner: Owner, inbound: RecvStream, pings: Pings) -> Self {
         let link = Arc::clone(&owner.0);
         Self {
             sender: Sender::new(Owner(Arc::clone(&link))),
             receiver: Receiver::new(owner, inbound),
-            control: Control { link, pings: Arc::new(Mutex::new(pings)) },
+            pinger: Pinger { link: Arc::clone(&link), pings },
+            control: Control { link },
         }
     }
 }
 
-/// Tells the peer about addresses and routes, and asks whether it lives: cheap to clone, usable from any task. Each
-/// capsule replaces what the former one of its kind said; it goes through the same queue as packets and waits for room as
-/// they do.
+/// Tells the peer about addresses and routes, and ends the tunnel: cheap to clone, usable from any task.
+///
+/// Each capsule replaces what the former one of its kind said. It goes behind the packets that wait, whatever the room;
+/// when 1 MiB waits the peer takes nothing any more, and the tunnel is closed instead.
 #[derive(Debug, Clone)]
 pub struct Control {
     link: Arc<Link>,
-    pings: Arc<Mutex<Pings>>,
 }
 
 impl Control {
-    /// Sends ADDRESS_ASSIGN: all addresses that the peer has from now on. Cancel safe: it is sent as a whole or not.
+    /// Sends ADDRESS_ASSIGN: all addresses that the peer has from now on.
     ///
     /// # Errors
     /// When the tunnel is gone.
-    pub async fn assign_addresses(&self, addresses: Vec<AssignedAddress>) -> Result<(), CloseReason> {
-        self.tell(&Capsule::AddressAssign(addresses)).await
+    pub fn assign_addresses(&self, addresses: Vec<AssignedAddress>) -> Result<(), CloseReason> {
+        self.tell(&Capsule::AddressAssign(addresses))
     }
 
-    /// Sends ADDRESS_REQUEST. Cancel safe: it is sent as a whole or not.
+    /// Sends ADDRESS_REQUEST.
     ///
     /// # Errors
     /// When the tunnel is gone.
-    pub async fn request_addresses(&self, addresses: Vec<RequestedAddress>) -> Result<(), CloseReason> {
-        self.tell(&Capsule::AddressRequest(addresses)).await
+    pub fn request_addresses(&self, addresses: Vec<RequestedAddress>) -> Result<(), CloseReason> {
+        self.tell(&Capsule::AddressRequest(addresses))
     }
 
     /// Sends ROUTE_ADVERTISEMENT: all ranges that the peer reaches through this side from now on, put in
-    /// [normal form](normalize). Cancel safe: it is sent as a whole or not.
+    /// [normal form](normalize).
     ///
     /// # Errors
     /// When the tunnel is gone.
-    pub async fn advertise_routes(&self, routes: Vec<IpRange>) -> Result<(), CloseReason> {
-        self.tell(&Capsule::RouteAdvertisement(normalize(routes))).await
+    pub fn advertise_routes(&self, routes: Vec<IpRange>) -> Result<(), CloseReason> {
+        self.tell(&Capsule::RouteAdvertisement(normalize(routes)))
     }
 
     /// Sends GOAWAY: this gateway is about to leave, the device should move to another one. The tunnel goes on until it
@@ -118,33 +107,57 @@ impl Control {
         self.link.close(CloseReason::Local, reason::from_code(code));
     }
 
+    /// Why the tunnel is gone, if it is.
+    #[must_use]
+    pub fn close_reason(&self) -> Option<CloseReason> {
+        self.link.ended()
+    }
+
     /// Waits until the tunnel is gone. Cancel safe.
     pub async fn closed(&self) -> CloseReason {
         self.link.ending().await
     }
 
-    /// Sends a PING and waits for its answer; how long that took. It passes by the packets that wait for the socket, not
-    /// by those that TCP has already. Cancel safe: when the future is dropped, the next call waits for the answer to the
-    /// same PING. Calls wait for each other.
+    fn tell(&self, capsule: &Capsule) -> Result<(), CloseReason> {
+        if self.link.backlog.waiting() > MAX_WAITING {
+            let reason = CloseReason::Transport("the peer does not take what it is told".into());
+            self.link.close(reason, h2::Reason::ENHANCE_YOUR_CALM);
+        }
+        let mut out = Vec::new();
+        capsule.encode(&mut out);
+        self.link.send(out.into())
+    }
+}
+
+/// Asks the peer whether it lives, and how far away it is.
+#[derive(Debug)]
+pub struct Pinger {
+    link: Arc<Link>,
+    pings: Pings,
+}
+
+impl Pinger {
+    /// Sends a PING, unless one is on its way, and waits for the answer; how long that took. It passes by the packets that
+    /// wait here, not by those that the kernel has already. Cancel safe: the next call waits for the same answer.
     ///
     /// Without an answer it waits until the connection breaks: bound it in time.
     ///
     /// # Errors
     /// When the tunnel is gone.
-    pub async fn ping(&self) -> Result<Duration, CloseReason> {
-        let mut pings = self.pings.lock().await;
-        match (pings.ping().await, self.link.ended()) {
+    pub async fn ping(&mut self) -> Result<Duration, CloseReason> {
+        match (poll_fn(|cx| self.pings.poll(cx)).await, self.link.ended()) {
             (Ok(time), None) => Ok(time),
             (_, Some(reason)) => Err(reason),
             (Err(_), None) => Err(self.link.ending().await),
         }
     }
 
-    async fn tell(&self, capsule: &Capsule) -> Result<(), CloseReason> {
-        let mut out = Vec::new();
-        capsule.encode(&mut out);
-        self.link.queue.has_room().await;
-        self.link.send(out.into())
+    /// As [`ping`](Self::ping), for a task that waits for other things as well. After the end it is pending for ever.
+    pub fn poll_ping(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
+        match ready!(self.pings.poll(cx)) {
+            Ok(time) => Poll::Ready(time),
+            Err(_) => Poll::Pending,
+        }
     }
 }
 
@@ -161,8 +174,8 @@ impl Pings {
         Self { frames, sent: None }
     }
 
-    /// The time to the answer. Cancel safe: the next call waits for the same answer.
-    pub(super) async fn ping(&mut self) -> Result<Duration, h2::Error> {
+    /// Sends one unless one is on its way; the time to its answer.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Duration, h2::Error>> {
         let sent = match self.sent {
             Some(sent) => sent,
             None => {
@@ -171,8 +184,8 @@ impl Pings {
                 *self.sent.insert(now)
             }
         };
-        poll_fn(|cx| self.frames.poll_pong(cx)).await?;
+        ready!(self.frames.poll_pong(cx))?;
         self.sent = None;
-        Ok(sent.elapsed())
+        Poll::Ready(Ok(sent.elapsed()))
     }
 }

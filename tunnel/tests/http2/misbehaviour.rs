@@ -1,10 +1,11 @@
 //! Peers that break the rules or take more than their share.
 
 use bytes::Bytes;
-use h2::Reason;
+use h2::{Reason, server};
 use m2m_tunnel::{
     capsule::{Capsule, MAX_VALUE, RequestedAddress},
-    http2::{self, Received},
+    client::ConnectError,
+    http2::{self, Http2Tunnel, Received},
     http3::Code,
     server::AcceptError,
     session::{CloseReason, Event},
@@ -56,7 +57,7 @@ async fn malformed_capsules_end_the_tunnel() {
         Capsule::encode_packet(&[7], &mut sent);
         sent.extend_from_slice(bytes);
         played.outbound.send_data(sent.into(), false).unwrap();
-        let (_sender, mut receiver, _) = played.tunnel.split();
+        let Http2Tunnel { sender: _sender, mut receiver, .. } = played.tunnel;
         assert_eq!(packets(&mut receiver, 1).await, [vec![7]], "{name}");
         let CloseReason::Protocol { code: seen, .. } = end(&mut receiver).await else {
             panic!("{name}: not a protocol error");
@@ -73,7 +74,7 @@ async fn a_malformed_capsule_of_the_server_resets_the_stream() {
     let connecting = connecting(near);
     let ((request, mut respond), _connection) = played_server(far).await;
     let mut outbound = respond.send_response(http::Response::new(()), false).unwrap();
-    let (_sender, mut receiver, _) = soon(connecting).await.unwrap().unwrap().split();
+    let Http2Tunnel { sender: _sender, mut receiver, .. } = soon(connecting).await.unwrap().unwrap();
     outbound.send_data(Bytes::from_static(&[2, 0]), false).unwrap();
     assert!(matches!(end(&mut receiver).await, CloseReason::Protocol { code: Code::MESSAGE_ERROR, .. }));
     let told = soon(request.into_body().data()).await.unwrap().unwrap_err();
@@ -82,28 +83,60 @@ async fn a_malformed_capsule_of_the_server_resets_the_stream() {
 }
 
 #[tokio::test]
+async fn a_server_that_shuts_down_says_why() {
+    for (why, code) in [(Reason::ENHANCE_YOUR_CALM, Code::EXCESSIVE_LOAD), (Reason::NO_ERROR, Code::NO_ERROR)] {
+        let (near, far) = pipe();
+        let connecting = connecting(near);
+        let mut connection =
+            soon(server::Builder::new().enable_connect_protocol().handshake::<_, Bytes>(far)).await.unwrap();
+        let (_request, mut respond) = soon(connection.accept()).await.unwrap().unwrap();
+        let _outbound = respond.send_response(http::Response::new(()), false).unwrap();
+        let serving = tokio::spawn(async move {
+            connection.abrupt_shutdown(why);
+            while connection.accept().await.is_some() {}
+        });
+        // The answer and GOAWAY may come at once, and the connection's end with them.
+        let reason = match soon(connecting).await.unwrap() {
+            Ok(Http2Tunnel { sender: _sender, mut receiver, .. }) => {
+                let mut batch = Vec::new();
+                loop {
+                    match soon(receiver.recv(&mut batch)).await {
+                        Ok(received) => assert_eq!(received, Received::Event(Event::GoAway)),
+                        Err(reason) => break reason,
+                    }
+                }
+            }
+            Err(ConnectError::Closed(reason)) => reason,
+            Err(other) => panic!("{other}"),
+        };
+        assert_eq!(reason, CloseReason::Peer { code, reason: String::new() });
+        soon(serving).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn the_end_of_the_stream_is_the_end_of_the_tunnel() {
     let mut played = with_played_client().await;
     played.outbound.send_data(Bytes::new(), true).unwrap();
-    let (_sender, mut receiver, _) = played.tunnel.split();
+    let Http2Tunnel { sender: _sender, mut receiver, .. } = played.tunnel;
     assert_eq!(end(&mut receiver).await, CloseReason::Ended);
     soon(played.connection).await.unwrap().unwrap();
 
     let mut played = with_played_client().await;
     played.outbound.send_data(Bytes::from_static(&[1, 7]), true).unwrap();
-    let (_sender, mut receiver, _) = played.tunnel.split();
+    let Http2Tunnel { sender: _sender, mut receiver, .. } = played.tunnel;
     assert!(matches!(end(&mut receiver).await, CloseReason::Protocol { code: Code::MESSAGE_ERROR, .. }));
 
     let mut played = with_played_client().await;
     played.outbound.send_reset(Reason::CANCEL);
-    let (_sender, mut receiver, _) = played.tunnel.split();
+    let Http2Tunnel { sender: _sender, mut receiver, .. } = played.tunnel;
     let expected = CloseReason::Peer { code: Code::REQUEST_CANCELLED, reason: String::new() };
     assert_eq!(end(&mut receiver).await, expected);
 
     // The connection goes without a word.
     let played = with_played_client().await;
     played.connection.abort();
-    let (_sender, mut receiver, _) = played.tunnel.split();
+    let Http2Tunnel { sender: _sender, mut receiver, .. } = played.tunnel;
     let reason = end(&mut receiver).await;
     assert!(matches!(reason, CloseReason::Transport(_)), "{reason}");
 }
@@ -111,8 +144,8 @@ async fn the_end_of_the_stream_is_the_end_of_the_tunnel() {
 #[tokio::test]
 async fn a_flood_of_capsules_nobody_takes_is_stopped_by_the_window() {
     let WithPlayedClient { tunnel, mut outbound, .. } = with_played_client().await;
-    let (_sender, mut receiver, control) = tunnel.split();
-    soon(control.ping()).await.unwrap();
+    let Http2Tunnel { sender: _sender, mut receiver, mut pinger, .. } = tunnel;
+    soon(pinger.ping()).await.unwrap();
     let wish = RequestedAddress { request_id: 1, prefix: "0.0.0.0/0".parse().unwrap() };
     let mut capsule = Vec::new();
     Capsule::AddressRequest(vec![wish]).encode(&mut capsule);
@@ -137,7 +170,7 @@ async fn a_flood_of_capsules_nobody_takes_is_stopped_by_the_window() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_noise_does_not_hold_up_other_work() {
     let WithPlayedClient { tunnel, mut outbound, .. } = with_played_client().await;
-    let (_sender, mut receiver, _) = tunnel.split();
+    let Http2Tunnel { sender: _sender, mut receiver, .. } = tunnel;
     let noise = Bytes::from([0x17, 2, 0, 0].repeat(4000));
     let flood = tokio::spawn(async move {
         loop {
@@ -158,8 +191,8 @@ async fn a_flood_of_noise_does_not_hold_up_other_work() {
 #[tokio::test]
 async fn a_flood_of_tiny_frames_is_bounded_and_an_honest_one_is_not_stopped() {
     let mut played = with_played_client().await;
-    let (_sender, mut receiver, control) = played.tunnel.split();
-    soon(control.ping()).await.unwrap();
+    let Http2Tunnel { sender: _sender, mut receiver, control, mut pinger } = played.tunnel;
+    soon(pinger.ping()).await.unwrap();
     let mut packet = Vec::new();
     Capsule::encode_packet(&[0x45; 40], &mut packet);
     let packet = Bytes::from(packet);
@@ -182,13 +215,13 @@ async fn a_flood_of_tiny_frames_is_bounded_and_an_honest_one_is_not_stopped() {
 #[tokio::test]
 async fn requests_beside_the_tunnel_are_refused_and_too_many_end_it() {
     let mut played = with_played_client().await;
-    let (_sender, mut receiver, control) = played.tunnel.split();
+    let Http2Tunnel { sender: _sender, mut receiver, mut pinger, .. } = played.tunnel;
     for _ in 0..32 {
         let (response, _outbound) = played.requests.send_request(connect_ip(UNLIMITED), false).unwrap();
         let error = soon(response).await.unwrap_err();
         assert_eq!(error.reason(), Some(Reason::REFUSED_STREAM));
     }
-    soon(control.ping()).await.unwrap();
+    soon(pinger.ping()).await.unwrap();
     let (_response, _outbound) = played.requests.send_request(connect_ip(UNLIMITED), false).unwrap();
     assert!(matches!(end(&mut receiver).await, CloseReason::Protocol { code: Code::EXCESSIVE_LOAD, .. }));
     let told = soon(played.connection).await.unwrap().unwrap_err();
@@ -271,7 +304,7 @@ async fn whoever_pings_without_reading_is_not_read_any_more() {
 #[tokio::test]
 async fn an_honest_batch_behind_a_dishonest_one_is_not_reached() {
     let mut played = with_played_client().await;
-    let (_sender, mut receiver, _) = played.tunnel.split();
+    let Http2Tunnel { sender: _sender, mut receiver, .. } = played.tunnel;
     played.outbound.send_data(Bytes::from_static(&[2, 0]), false).unwrap();
     let mut honest = Vec::new();
     Capsule::encode_packet(&[1, 2, 3], &mut honest);

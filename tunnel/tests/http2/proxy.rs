@@ -91,7 +91,8 @@ async fn a_tunnel_through_tinyproxy() {
     let way = soon(proxy::connect(proxy.reach().await.unwrap(), &gateway, Some(&right))).await.unwrap();
     let (near, far) = soon(async { tokio::join!(tls.connect(way), tls.accept(&listener)) }).await;
     let (client, server) = tunnel_over(near.unwrap(), far.unwrap()).await;
-    let ((mut sender, _receiver, _), (_sender, mut receiver, _)) = (client.split(), server.split());
+    let (mut sender, mut receiver) = (client.sender, server.receiver);
+    let _rest = (client.receiver, server.sender);
     let sent: Vec<Vec<u8>> = (0..1000_usize).map(|index| vec![index as u8; 1300]).collect();
     soon(sender.send_packets(sent.iter().map(Vec::as_slice))).await.unwrap();
     assert!(packets(&mut receiver, sent.len()).await.iter().eq(&sent));

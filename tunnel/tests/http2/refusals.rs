@@ -35,9 +35,9 @@ async fn a_refusal_brings_its_reason() {
     let serving = async {
         let incoming = http2::accept(far).await.unwrap();
         assert_eq!(incoming.authority(), AUTHORITY);
-        assert_eq!(incoming.path(), UNLIMITED);
+        assert_eq!(incoming.request().path, UNLIMITED);
         assert_eq!(incoming.scope(), &Scope::default());
-        assert_eq!(incoming.fields(), [Field::new("capsule-protocol", "?1")]);
+        assert_eq!(incoming.request().fields, [Field::new("capsule-protocol", "?1")]);
         incoming.reject(StatusCode::FORBIDDEN, "this device is not known here").await;
     };
     let (outcome, ()) =
@@ -175,7 +175,7 @@ async fn a_client_that_gives_up_frees_the_gateway() {
     let outcome = soon(async {
         match incoming.accept().await {
             // The reset may come behind the answer.
-            Ok(tunnel) => tunnel.control().closed().await,
+            Ok(tunnel) => tunnel.control.closed().await,
             Err(AcceptError::Closed(reason)) => reason,
             Err(other) => panic!("{other}"),
         }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use m2m_tunnel::{
     capsule::{AssignedAddress, Capsule},
-    http2::Received,
+    http2::{Http2Tunnel, Received},
     session::Event,
 };
 use proptest::prelude::*;
@@ -81,7 +81,7 @@ proptest! {
                 }
                 outbound.send_data(rest.split_to(size.min(rest.len())), false).unwrap();
             }
-            let (_sender, mut receiver, _) = tunnel.split();
+            let Http2Tunnel { sender: _sender, mut receiver, .. } = tunnel;
             let mut expected = items;
             expected.retain(|item| !matches!(item, Item::Noise(_)));
             let (mut found, mut batch) = (Vec::new(), Vec::new());
@@ -109,7 +109,8 @@ proptest! {
             let ((near, near_relay), (far_relay, far)) = (tokio::io::duplex(3000), tokio::io::duplex(3000));
             tokio::spawn(cut(near_relay, far_relay, sizes));
             let (client, server) = tunnel_over(near, far).await;
-            let ((mut sender, _receiver, _), (_sender, mut receiver, _)) = (client.split(), server.split());
+            let (mut sender, mut receiver) = (client.sender, server.receiver);
+    let _rest = (client.receiver, server.sender);
             let expected = batches.concat();
             let sending = async {
                 for batch in &batches {

@@ -4,7 +4,7 @@ use std::{net::Ipv4Addr, sync::Arc};
 
 use m2m_tunnel::{
     client::{ConnectError, ConnectRequest},
-    http2::{self, tcp},
+    http2::{self, Http2Tunnel, tcp},
     session::CloseReason,
 };
 use rcgen::{CertifiedKey, KeyPair};
@@ -87,7 +87,8 @@ async fn packets_pass_both_ways() {
     let (near, far) = (near.unwrap(), far.unwrap());
     assert_eq!(near.get_ref().1.alpn_protocol(), Some(http2::ALPN));
     let (client, server) = tunnel_over(near, far).await;
-    let ((mut up, mut down_end, _), (mut down, mut up_end, control)) = (client.split(), server.split());
+    let Http2Tunnel { sender: mut up, receiver: mut down_end, .. } = client;
+    let Http2Tunnel { sender: mut down, receiver: mut up_end, mut pinger, .. } = server;
     let sent: Vec<Vec<u8>> = (0..20_000_usize).map(|index| vec![index as u8; 40 + index % 1360]).collect();
     let sending = async {
         let (there, back) = (sent.iter().map(Vec::as_slice), sent.iter().map(Vec::as_slice));
@@ -97,7 +98,7 @@ async fn packets_pass_both_ways() {
     let receiving = async { tokio::join!(packets(&mut up_end, sent.len()), packets(&mut down_end, sent.len())) };
     let ((), (there, back)) = soon(async { tokio::join!(sending, receiving) }).await;
     assert!(there.iter().eq(&sent) && back.iter().eq(&sent));
-    soon(control.ping()).await.unwrap();
+    soon(pinger.ping()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -126,11 +127,11 @@ async fn a_connection_that_is_cut_ends_the_tunnel() {
     let cut = socket2::SockRef::from(&tcp).try_clone().unwrap();
     let (near, far) = soon(async { tokio::join!(tls.connect(tcp), tls.accept(&listener)) }).await;
     let (client, server) = tunnel_over(near.unwrap(), far.unwrap()).await;
-    let (_sender, mut receiver, _) = server.split();
+    let Http2Tunnel { sender: _sender, mut receiver, .. } = server;
     cut.shutdown(std::net::Shutdown::Both).unwrap();
     let reason = crate::ends::end(&mut receiver).await;
     assert!(matches!(reason, CloseReason::Transport(_)), "{reason}");
-    let (_sender, mut receiver, _) = client.split();
+    let Http2Tunnel { sender: _sender, mut receiver, .. } = client;
     let reason = crate::ends::end(&mut receiver).await;
     assert!(matches!(reason, CloseReason::Transport(_)), "{reason}");
 }
