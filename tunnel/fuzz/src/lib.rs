@@ -3,7 +3,7 @@
 //! The codecs are taken in by their files and not as the crate `m2m-tunnel`: QUIC, TLS and its cryptography would be
 //! compiled once more, with coverage that says nothing about a codec.
 
-#[path = "../../src/capsule.rs"]
+#[path = "../../src/capsule/mod.rs"]
 pub mod capsule;
 #[path = "../../src/http3/mod.rs"]
 pub mod http3;
