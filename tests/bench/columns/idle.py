@@ -10,7 +10,7 @@ import threading
 import time
 
 from columns.column import Column
-from core.errors import BenchError
+from core.errors import BenchError, Unmeasured
 from core.pinger import Pinger
 from core.progress import step
 from core.site import TARGET, Site
@@ -18,6 +18,7 @@ from core.site import TARGET, Site
 SETTLE_S = 60
 SAMPLE_S = 10
 DAY_S = 86400
+LEAST_PACKETS = 6
 
 
 class Idle(Column):
@@ -51,7 +52,7 @@ class Idle(Column):
             time.sleep(max(0.0, end - time.monotonic()))
         self._stop.set()
         self._sampler.join()
-        bench.each(self, lambda peer: self._figures(bench, peer))
+        bench.each(self, lambda peer: self._figures(bench, peer), self._sites)
 
     def cells(self, figures):
         return [f"{figures['bytes_per_day'] / 1000:.0f}"]
@@ -70,6 +71,8 @@ class Idle(Column):
         last = samples[-1]
         first = max((sample for sample in samples if last[0] - sample[0] >= bench.idle_window_s), default=samples[0])
         seconds, packets, size = (later - earlier for later, earlier in zip(last, first))
+        if packets < LEAST_PACKETS:
+            raise Unmeasured(f"{packets} packets in {seconds:.0f} s are too few to scale to a day; see --idle-window")
         figures = {
             "window_s": seconds,
             "begins_after_s": first[0],

@@ -19,6 +19,7 @@ from core.site import Site
 from peers.plain import Cipher
 
 DIRECTIONS = ("up", "down")
+PROFILE_S = 10
 
 
 class Tcp(Column):
@@ -102,27 +103,31 @@ def summary(site, samples):
 
 
 def profile(bench, peer, site):
-    """Records one more transfer each way with perf, and writes the 25 functions that take most on either side."""
+    """Records one more transfer each way with perf; writes the shares of objects and functions on either side."""
     bench.profile.mkdir(parents=True, exist_ok=True)
     for direction in DIRECTIONS:
         recorders = []
         for name, node in (("client", site.client), ("server", site.server)):
             pids = ",".join(str(pid) for pid in node.processes())
             base = bench.profile / f"{peer.key}-{direction}-{name}"
-            command = ["perf", "record", "-q", "-g", "-F", "999", "-e", "cpu-clock", "-o", f"{base}.data", "-p", pids]
-            recorders.append((base, node.spawn("perf", [*command, "--", "sleep", str(bench.seconds)])))
+            command = f"perf record -q -g -F 1999 -e cpu-clock -o {base}.data -p {pids} -- sleep {PROFILE_S}"
+            recorders.append((base, node.spawn("perf", command.split())))
         try:
-            transfer(site, bench.seconds, down=direction == "down")
+            transfer(site, PROFILE_S, down=direction == "down")
         finally:
             for _, recorder in recorders:
                 try:
-                    recorder.wait(20)
+                    recorder.wait(30)
                 except subprocess.TimeoutExpired:
                     recorder.kill()
                     raise Unmeasured("perf does not end") from None
         for base, _ in recorders:
-            report = f"perf report -i {base}.data --stdio --no-children -g none --sort symbol".split()
-            lines = run(report).splitlines()
-            lines = [line.rstrip() for line in lines if line.strip() and not line.startswith("#")]
-            base.with_suffix(".txt").write_text("\n".join(lines[:25]) + "\n")
+            base.with_suffix(".txt").write_text(f"{shares(base, 'dso', 6)}\n\n{shares(base, 'dso,symbol', 25)}\n")
         step(f"  profile of {peer.key}, {direction}: {bench.profile}")
+
+
+def shares(base, fields, most):
+    """The first lines of what perf reports by these fields; a function's share is without what it calls."""
+    report = f"perf report -i {base}.data --stdio --no-children -g none --fields overhead,sample,{fields}"
+    lines = [line.rstrip() for line in run(report.split()).splitlines()]
+    return "\n".join([line for line in lines if line and not line.startswith("#")][:most])

@@ -70,9 +70,9 @@ class Bench:
         peer.start_client(site, self.certificates)
         site.wait_for_tunnel(timeout)
 
-    def each(self, column, measure):
-        """Does `measure(peer)`, which returns the cell's figures, for one peer after another."""
-        for peer in self.peers_of(column):
+    def each(self, column, measure, peers=None):
+        """Does `measure(peer)`, which returns the cell's figures, for one peer after another (default: all it has)."""
+        for peer in self.peers_of(column) if peers is None else peers:
             with self.recording(column, peer):
                 figures = measure(peer)
                 self.results.put(column, peer, figures)

@@ -80,9 +80,9 @@ def parse(argv):
     parser.add_argument(
         "--idle-window",
         metavar="S",
-        type=number(60, 86400),
-        default=600,
-        help="what idle is measured over at least (default: 600)",
+        type=number(300, 86400),
+        default=900,
+        help="what idle is measured over at least (default: 900)",
     )
     parser.add_argument(
         "--json", metavar="FILE", type=Path, help="write every figure and every single measurement to this file"
