@@ -4,6 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::StatusCode;
+use m2m_tunnel::http3::message::Request;
+use m2m_tunnel::request;
+use m2m_tunnel::scope::Scope;
 use rustls_pki_types::CertificateDer;
 
 use crate::device_certificate::DeviceCertificate;
@@ -43,6 +46,14 @@ pub(crate) struct Refusal {
     pub(crate) reason: String,
     /// Whose certificate it showed, as far as it is one of a device.
     pub(crate) device: Option<String>,
+}
+
+/// Refuses what cannot be confined: a tunnel leads to all of the company's networks that a device may reach.
+pub(crate) fn check_scope(request: &Request) -> Result<(), &'static str> {
+    if request::scope(request).is_ok_and(|scope| scope == Scope::default()) {
+        return Ok(());
+    }
+    Err("only target * and ipproto * are served")
 }
 
 /// Decides.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::StatusCode;
 use m2m_tunnel::http2::tcp::ShortQueue;
 use m2m_tunnel::http2::{self, Incoming as Asked};
 use m2m_tunnel::lane::{Incoming, Lane};
@@ -20,7 +21,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use crate::admission::{Decision, Handshake};
-use crate::admit::{Applicant, Refusal, admit};
+use crate::admit::{Applicant, Refusal, admit, check_scope};
 use crate::gateway::Gateway;
 use crate::metrics::ConnectionOutcome;
 use crate::passage::{Passed, pass};
@@ -91,6 +92,11 @@ async fn serve(gateway: Arc<Gateway>, stream: TcpStream, remote: SocketAddr, tls
         }
     };
     let (chain, asked) = asked;
+    if let Err(unserved) = check_scope(asked.request()) {
+        log::info!("{remote}: {unserved}");
+        asked.reject(StatusCode::BAD_REQUEST, unserved).await;
+        return gateway.metrics.connection(ConnectionOutcome::BadRequest);
+    }
     let admitted = match admit(&gateway, Applicant { chain, remote }).await {
         Ok(admitted) => admitted,
         Err(Refusal { outcome, status, reason, device }) => {

@@ -12,6 +12,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::StatusCode;
 use m2m_tunnel::hub::{ConnectionHandle, Hub, Incoming};
 use m2m_tunnel::packet::Header;
 use m2m_tunnel::packet::icmp::{self, Cause, RateLimit};
@@ -21,7 +22,7 @@ use m2m_tunnel::tun::{self, TunQueue};
 use tokio::sync::mpsc;
 
 use crate::admission::{Decision, Handshake};
-use crate::admit::{Admitted, Applicant, Refusal, admit};
+use crate::admit::{Admitted, Applicant, Refusal, admit, check_scope};
 use crate::gateway::Gateway;
 use crate::metrics::ConnectionOutcome;
 use crate::passage::{Passed, pass};
@@ -262,7 +263,11 @@ impl Worker {
     fn happened(&mut self, seat: Seat, event: Event) {
         let Some(tunnel) = self.hubs[seat.hub].session(seat.handle) else { return };
         match event {
-            Event::Requested(_) => {
+            Event::Requested(request) => {
+                if let Err(unserved) = check_scope(&request) {
+                    tunnel.reject(StatusCode::BAD_REQUEST, unserved, Instant::now());
+                    return self.gateway.metrics.connection(ConnectionOutcome::BadRequest);
+                }
                 let applicant = Applicant { chain: tunnel.peer_certificates(), remote: tunnel.remote() };
                 let (gateway, worker) = (Arc::clone(&self.gateway), self.handle.clone());
                 tokio::spawn(async move {
