@@ -18,6 +18,7 @@ use quinn_proto::{DatagramEvent, Endpoint, Transmit};
 
 use crate::{
     client::ConnectRequest,
+    http3::Code,
     session::Session,
     udp::{Received, UdpSocket},
 };
@@ -365,6 +366,19 @@ impl Hub {
 
 fn entry_of(sessions: &mut [Option<Box<Entry>>], handle: ConnectionHandle) -> Option<&mut Entry> {
     sessions.get_mut(handle.0)?.as_deref_mut()
+}
+
+impl Drop for Hub {
+    /// Tells the peers, so that none of them goes on sending to nobody.
+    fn drop(&mut self) {
+        let now = Instant::now();
+        for index in 0..self.sessions.len() {
+            if let Some(session) = self.session(ConnectionHandle(index)) {
+                session.close(Code::NO_ERROR, "", now);
+            }
+        }
+        self.transmit(now);
+    }
 }
 
 impl std::fmt::Debug for Hub {

@@ -116,6 +116,15 @@ impl Flow {
         }
     }
 
+    /// The same to a device, which asks for the addresses that it has once more when it begins to use the tunnel.
+    pub(crate) fn of_proxy_to_device(self) -> Vec<Value> {
+        let again = match self {
+            Self::FullTunnel => vec![address_assign(3, 4), route_advertisement(&self.ranges())],
+            Self::SplitTunnel => vec![address_assign(3, 4)],
+        };
+        [self.of_proxy(), again].concat()
+    }
+
     /// What the gateway says: always unprompted, and once more to who asks. It reaches its own addresses, too.
     pub(crate) fn of_gateway(self) -> Vec<Value> {
         let mut ranges = self.ranges();
@@ -142,6 +151,17 @@ pub(crate) fn address_request() -> Value {
     json!({
         "type": "ADDRESS_REQUEST",
         "addresses": [{ "request_id": 1, "prefix": "0.0.0.0/32" }, { "request_id": 2, "prefix": "::/128" }],
+    })
+}
+
+/// What the device says when it begins to use the tunnel: it is here, with these addresses.
+pub(crate) fn address_claim() -> Value {
+    json!({
+        "type": "ADDRESS_REQUEST",
+        "addresses": [
+            { "request_id": 3, "prefix": format!("{CLIENT_V4}/32") },
+            { "request_id": 4, "prefix": format!("{CLIENT_V6}/128") },
+        ],
     })
 }
 

@@ -110,8 +110,8 @@ fn device_to_independent_proxy(protocol: Protocol) {
         let journal = proxy.journal;
         journal.assert_settings("received", protocol.client_settings());
         assert_eq!(journal.requests("received"), [protocol.request()]);
-        assert_eq!(journal.capsules("received"), [flow::address_request()]);
-        assert_eq!(journal.capsules("sent"), flow.of_proxy());
+        assert_eq!(journal.capsules("received"), [flow::address_request(), flow::address_claim()]);
+        assert_eq!(journal.capsules("sent"), flow.of_proxy_to_device());
         journal.assert_packets(protocol, BYTES);
         assert_eq!(status["addresses"], flow::client_prefixes());
         assert_eq!(status["routes"], flow.routes_json());

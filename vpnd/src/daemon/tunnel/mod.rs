@@ -299,7 +299,8 @@ impl Supervisor {
         }
         self.active = Some(link);
         self.apply(link).await?;
-        self.carrier.tell(Order::Activate(Lines::key(link)));
+        // The gateway may still have a link of a daemon that died.
+        self.switch(link);
         Ok(())
     }
 
