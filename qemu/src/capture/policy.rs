@@ -153,7 +153,10 @@ impl Policy {
                 53 | 123 => &self.routers,
                 _ => return false,
             },
-            Some(TransportSlice::Tcp(tcp)) if tcp.destination_port() == 443 => &self.managers,
+            Some(TransportSlice::Tcp(tcp)) if tcp.destination_port() == 443 => match self.gateways.contains(&server) {
+                true => &self.gateways,
+                false => &self.managers,
+            },
             _ => return false,
         };
         source == device && servers.contains(&server)
@@ -276,6 +279,7 @@ mod tests {
             udp(DEVICE_V4, GATEWAY_V4.octets(), (50000, 443), &[0xc0; 1200]),
             udp(GATEWAY_V4.octets(), DEVICE_V4, (443, 50000), &[0xc0; 1200]),
             udp6(GATEWAY_V6.octets(), (50000, 443), &[0xc0; 1200]),
+            tcp(DEVICE_V4, GATEWAY_V4.octets(), (50000, 443)),
             tcp(DEVICE_V4, MANAGER_V4.octets(), (50000, 443)),
             tcp(MANAGER_V4.octets(), DEVICE_V4, (443, 50000)),
             icmp6(133),
@@ -308,7 +312,7 @@ mod tests {
             ("NTP past the router", udp(DEVICE_V4, STRANGER, (123, 123), &[0; 48])),
             ("QUIC with a stranger", udp(DEVICE_V4, STRANGER, (50000, 443), &[0xc0; 1200])),
             ("another port of the gateway", udp(DEVICE_V4, GATEWAY_V4.octets(), (443, 80), &[0; 10])),
-            ("TCP with the gateway", tcp(DEVICE_V4, GATEWAY_V4.octets(), (50000, 443))),
+            ("another TCP port of the gateway", tcp(DEVICE_V4, GATEWAY_V4.octets(), (50000, 80))),
             ("UDP with the manager", udp(DEVICE_V4, MANAGER_V4.octets(), (50000, 443), &[0; 10])),
             ("another port of the manager", tcp(DEVICE_V4, MANAGER_V4.octets(), (50000, 80))),
             ("TCP to the company's address", tcp(DEVICE_V4, [10, 20, 0, 80], (50000, 80))),
@@ -335,6 +339,10 @@ mod tests {
     fn a_router_may_tell_a_device_of_its_packets_and_nobody_else_of_any() {
         let sent = udp6(GATEWAY_V6.octets(), (50000, 443), &[0xc0; 1200]);
         Policy::lab().judge(&error6(DEVICE_V6, &sent)).unwrap();
+        let mut sent_over_tcp = Vec::new();
+        let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv6(DEVICE_V6, GATEWAY_V6.octets(), 64);
+        builder.tcp(50000, 443, 7, 1024).write(&mut sent_over_tcp, &[]).unwrap();
+        Policy::lab().judge(&error6(DEVICE_V6, &sent_over_tcp)).unwrap();
         assert!(Policy::lab().judge(&error6(GATEWAY_V6.octets(), &sent)).is_err(), "told to another");
         let stray = udp6(GATEWAY_V6.octets(), (50000, 80), &[0; 10]);
         assert!(Policy::lab().judge(&error6(DEVICE_V6, &stray)).is_err(), "about a packet that is a leak");
