@@ -9,7 +9,7 @@ use libfuzzer_sys::fuzz_target;
 use m2m_tunnel_fuzz::{
     memory,
     packet::{
-        Header, IPV6_MIN_MTU, decrement_hop_limit,
+        Header, IPV6_MIN_MTU,
         ecn::{self, Ecn},
         icmp::{self, Cause},
     },
@@ -26,7 +26,6 @@ fuzz_target!(|input: &[u8]| {
     }
     let (header, peak) = memory::peak(|| Header::parse(&packet));
     assert_eq!(peak, 0, "a header takes no heap");
-    count_down(&packet, header.is_some());
     mark(&packet);
     let Some(header) = header else {
         assert_eq!(icmp::error(&packet, Cause::NoRoute, IpAddr::from([10, 0, 0, 1])), None);
@@ -113,25 +112,6 @@ fn check_v6(message: &Icmpv6Slice<'_>, cause: Cause) {
     }
 }
 
-/// Whoever forwards a packet does so at most 254 times; nothing else in it changes, and a right checksum stays right.
-fn count_down(packet: &[u8], is_whole: bool) {
-    let mut forwarded = packet.to_vec();
-    let mut times = 0;
-    while decrement_hop_limit(&mut forwarded) {
-        times += 1;
-        assert!(times < 255);
-        assert_eq!(is_right(&forwarded), is_right(packet));
-    }
-    if !is_whole {
-        return;
-    }
-    let (limit, changed) = if packet[0] >> 4 == 4 { (packet[8], vec![8, 10, 11]) } else { (packet[7], vec![7]) };
-    assert_eq!(times, u32::from(limit.saturating_sub(1)));
-    for (at, (before, after)) in packet.iter().zip(&forwarded).enumerate() {
-        assert!(before == after || changed.contains(&at), "byte {at} changed");
-    }
-}
-
 /// The field is read as it was set; nothing else changes, and a right checksum stays right.
 fn mark(packet: &[u8]) {
     let Some(before) = ecn::get(packet) else {
@@ -153,10 +133,11 @@ fn mark(packet: &[u8]) {
     assert_eq!(marked, packet);
 }
 
-/// Whether the checksum of an IPv4 header is right; always, where there is none. In ones' complement all its words are 0.
+/// Whether the checksum of an IPv4 header is right; always, where there is none. In ones' complement all its
+/// words are 0. A header that says less than its 20 bytes is read as one of 20.
 fn is_right(packet: &[u8]) -> bool {
     let Some(first) = packet.first().filter(|first| **first >> 4 == 4) else { return true };
-    let header = packet.get(..usize::from(first & 0x0f) * 4).unwrap_or_default();
+    let header = packet.get(..usize::from(first & 0x0f).max(5) * 4).unwrap_or_default();
     let words = header.chunks_exact(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
     words.sum::<u32>() % 0xffff == 0
 }

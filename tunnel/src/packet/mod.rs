@@ -129,36 +129,6 @@ pub fn flow_hash(packet: &[u8]) -> u32 {
     (hash >> 32) as u32
 }
 
-/// Counts a packet's time to live or hop limit down, as whoever forwards it must (RFC 9484 §7.2). `false`, and the packet
-/// as it was, when it must not be forwarded any more. The packet must be one that [`Header::parse`] accepts.
-#[must_use]
-pub fn decrement_hop_limit(packet: &mut [u8]) -> bool {
-    match packet.first().map(|byte| byte >> 4) {
-        Some(4) => {
-            let Some(header) = packet.first_chunk_mut::<V4_HEADER>() else {
-                return false;
-            };
-            if header[8] <= 1 {
-                return false;
-            }
-            let before = u16::from_be_bytes([header[8], header[9]]);
-            header[8] -= 1;
-            let after = u16::from_be_bytes([header[8], header[9]]);
-            let checksum = u16::from_be_bytes([header[10], header[11]]);
-            [header[10], header[11]] = update_checksum(checksum, before, after).to_be_bytes();
-            true
-        }
-        Some(6) => match packet.get_mut(7) {
-            Some(hop_limit @ 2..) => {
-                *hop_limit -= 1;
-                true
-            }
-            _ => false,
-        },
-        _ => false,
-    }
-}
-
 /// The checksum after one of the words that it covers changed (RFC 1624 §3).
 fn update_checksum(checksum: u16, before: u16, after: u16) -> u16 {
     let sum = u32::from(!checksum) + u32::from(!before) + u32::from(after);
@@ -308,24 +278,6 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn hop_limits_go_down_to_one() {
-        let mut packet = v4(b"x");
-        for expected in (1..64).rev() {
-            assert!(decrement_hop_limit(&mut packet));
-            assert_eq!(packet[8], expected);
-            assert_eq!(checksum(&packet[..V4_HEADER], 0), 0);
-        }
-        let last = packet.clone();
-        assert!(!decrement_hop_limit(&mut packet));
-        assert_eq!(packet, last);
-        let mut packet = v6(b"x");
-        packet[7] = 2;
-        assert!(decrement_hop_limit(&mut packet));
-        assert!(!decrement_hop_limit(&mut packet));
-        assert_eq!(packet[7], 1);
-    }
-
-    #[test]
     fn the_upper_layer_is_behind_all_headers() {
         assert_eq!(upper_layer(&v4(b"")), Some((17, 20)));
         assert_eq!(upper_layer(&v6(b"")), Some((17, 40)));
@@ -367,7 +319,7 @@ pub(crate) mod tests {
             let _ = Header::parse(&bytes);
             let _ = upper_layer(&bytes);
             let _ = icmp::error(&bytes, icmp::Cause::NoRoute, Ipv4Addr::LOCALHOST.into());
-            let _ = decrement_hop_limit(&mut bytes);
+            ecn::set(&mut bytes, ecn::Ecn::Ce);
         }
 
         #[test]
@@ -390,14 +342,14 @@ pub(crate) mod tests {
         }
 
         #[test]
-        fn updated_checksums_are_right(ttl in 2u8.., id: u16) {
+        fn updated_checksums_are_right(traffic_class: u8, id: u16) {
             let mut packet = v4(b"");
             packet[4..6].copy_from_slice(&id.to_be_bytes());
-            packet[8] = ttl;
+            packet[1] = traffic_class;
             packet[10..12].fill(0);
             let sum = checksum(&packet[..V4_HEADER], 0);
             packet[10..12].copy_from_slice(&sum.to_be_bytes());
-            prop_assert!(decrement_hop_limit(&mut packet));
+            ecn::set(&mut packet, ecn::Ecn::Ce);
             prop_assert_eq!(checksum(&packet[..V4_HEADER], 0), 0);
         }
     }
