@@ -39,6 +39,9 @@ const BASE_WINDOW: Duration = Duration::from_secs(10);
 /// Giving way so many times without any effect shows that the queue is others', or that the path has become longer.
 const IN_VAIN: u32 = 2;
 
+/// The round trip fell by this share at least: giving way had an effect.
+const EFFECT: u32 = 16;
+
 /// Packets of the first window (RFC 9002 §7.2), and of the smallest.
 const INITIAL_PACKETS: u64 = 10;
 const LEAST_PACKETS: u64 = 2;
@@ -146,7 +149,7 @@ impl Controller for ShortQueue {
 
     fn on_end_acks(&mut self, now: Instant, _in_flight: u64, _app_limited: bool, _largest: Option<u64>) {
         let Some(round_trip) = self.sample.take() else { return };
-        let seen = self.watch.look(round_trip, now);
+        let seen = self.watch.look(round_trip, self.window > self.least(), now);
         self.is_full = matches!(seen, Seen::Begin | Seen::Stands { .. });
         match seen {
             Seen::Nothing => {}
@@ -172,6 +175,8 @@ impl Controller for ShortQueue {
         if is_persistent_congestion {
             self.window = self.least();
             self.recovery_since = None;
+            // Whatever was known of the path may be of another one.
+            self.watch = QueueWatch::default();
         }
     }
 
@@ -224,30 +229,33 @@ struct QueueWatch {
     base: Option<(Duration, Instant)>,
     former: Option<Duration>,
     above_since: Option<Instant>,
+    /// The round trip when this side gave way the last time.
+    gave_way_at: Option<Duration>,
     in_vain: u32,
 }
 
 impl QueueWatch {
-    fn look(&mut self, round_trip: Duration, now: Instant) -> Seen {
+    /// What this round trip shows. A side whose window is the smallest has nothing left to give: then it cannot be in vain either.
+    fn look(&mut self, round_trip: Duration, can_give_way: bool, now: Instant) -> Seen {
         let base = self.base(round_trip, now);
         let target = TARGET.max(base / TARGET_SHARE).min(MAX_TARGET);
         if round_trip <= base + target {
             self.above_since = None;
+            self.gave_way_at = None;
             self.in_vain = 0;
             return if round_trip > base + target / 2 { Seen::Begin } else { Seen::Nothing };
         }
         let since = *self.above_since.get_or_insert(now);
-        if now.saturating_duration_since(since) < INTERVAL.max(round_trip) {
+        if !can_give_way || now.saturating_duration_since(since) < INTERVAL.max(round_trip) {
             return Seen::Begin;
         }
         // The effect shows in the next interval.
         self.above_since = Some(now);
-        self.in_vain += 1;
+        let had_effect = self.gave_way_at.is_some_and(|before| round_trip < before - before / EFFECT);
+        self.gave_way_at = Some(round_trip);
+        self.in_vain = if had_effect { 1 } else { self.in_vain + 1 };
         if self.in_vain >= IN_VAIN {
-            self.in_vain = 0;
-            self.above_since = None;
-            self.base = Some((round_trip, now));
-            self.former = None;
+            *self = Self { base: Some((round_trip, now)), ..Self::default() };
             return Seen::InVain;
         }
         Seen::Stands { base }
@@ -279,7 +287,7 @@ mod tests {
         let mut signals = 0;
         for _ in 0..(time.as_millis() / 10) {
             *now += 10 * MS;
-            signals += u32::from(matches!(watch.look(round_trip, *now), Seen::Stands { .. }));
+            signals += u32::from(matches!(watch.look(round_trip, true, *now), Seen::Stands { .. }));
         }
         signals
     }
@@ -317,6 +325,27 @@ mod tests {
         feed(&mut watch, &mut now, 20 * MS, 1000 * MS);
         assert_eq!(feed(&mut watch, &mut now, 60 * MS, Duration::from_secs(60)), IN_VAIN - 1);
         assert!(feed(&mut watch, &mut now, 90 * MS, 300 * MS) >= 1, "what comes on top of it is");
+    }
+
+    #[test]
+    fn the_smallest_window_is_no_reason_to_take_a_queue_for_the_path() {
+        let (mut watch, mut now) = (QueueWatch::default(), Instant::now());
+        feed(&mut watch, &mut now, MS, 1000 * MS);
+        for _ in 0..500 {
+            now += 10 * MS;
+            assert_eq!(watch.look(16 * MS, false, now), Seen::Begin);
+        }
+    }
+
+    #[test]
+    fn what_falls_when_this_side_gives_way_is_its_own() {
+        let (mut watch, mut now) = (QueueWatch::default(), Instant::now());
+        feed(&mut watch, &mut now, MS, 1000 * MS);
+        let mut queue = 90;
+        for _ in 0..4 {
+            assert_eq!(feed(&mut watch, &mut now, queue * MS, 120 * MS), 1, "{queue} ms");
+            queue = queue * 2 / 3;
+        }
     }
 
     #[test]

@@ -33,6 +33,24 @@ fn an_upload_leaves_a_thin_link_to_others() {
 }
 
 #[test]
+fn an_upload_leaves_a_thin_and_short_link_to_others() {
+    for buffer in [100 * MS, 1000 * MS] {
+        let link = Bottleneck { rate: 2_000_000, buffer };
+        let path = Path { latency: MS / 10, bottleneck: Some(link), ..Path::GOOD };
+        let seen = upload(path, Duration::from_secs(40));
+        println!(
+            "2 Mbit/s, next door, {buffer:?}: {:.1} % used, slowest ping {:?}, {} lost",
+            seen.share * 100.0,
+            seen.slowest,
+            seen.lost
+        );
+        assert!(seen.share >= 0.85, "{}", seen.share);
+        assert!(seen.slowest <= path.latency + 30 * MS, "{:?}", seen.slowest);
+        assert_eq!(seen.lost, 0);
+    }
+}
+
+#[test]
 fn a_fast_link_is_used() {
     let link = Bottleneck { rate: 50_000_000, buffer: 100 * MS };
     let path = Path { latency: 20 * MS, bottleneck: Some(link), ..Path::GOOD };
