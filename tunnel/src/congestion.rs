@@ -150,9 +150,9 @@ impl Controller for ShortQueue {
     fn on_end_acks(&mut self, now: Instant, _in_flight: u64, _app_limited: bool, _largest: Option<u64>) {
         let Some(round_trip) = self.sample.take() else { return };
         let seen = self.watch.look(round_trip, self.window > self.least(), now);
-        self.is_full = matches!(seen, Seen::Begin | Seen::Stands { .. });
+        self.is_full = matches!(seen, Seen::Burst | Seen::Begin | Seen::Stands { .. });
         match seen {
-            Seen::Nothing => {}
+            Seen::Nothing | Seen::Burst => {}
             // The path is full: no more doubling.
             Seen::Begin => self.threshold = self.threshold.min(self.window),
             Seen::InVain => self.threshold = u64::MAX,
@@ -215,6 +215,8 @@ enum Seen {
     /// No queue.
     Nothing,
     /// A queue, or a burst.
+    Burst,
+    /// The path is full.
     Begin,
     /// What stays although this side gave way: it is the path from now on, and its rate has to be found again.
     InVain,
@@ -228,6 +230,7 @@ struct QueueWatch {
     /// The smallest round trip of this window, and of the one before.
     base: Option<(Duration, Instant)>,
     former: Option<Duration>,
+    full_since: Option<Instant>,
     above_since: Option<Instant>,
     /// The round trip when this side gave way the last time.
     gave_way_at: Option<Duration>,
@@ -243,11 +246,21 @@ impl QueueWatch {
             self.above_since = None;
             self.gave_way_at = None;
             self.in_vain = 0;
-            return if round_trip > base + target / 2 { Seen::Begin } else { Seen::Nothing };
+        }
+        if round_trip <= base + target / 2 {
+            self.full_since = None;
+            return Seen::Nothing;
+        }
+        // A burst of this side's own waits for itself. What is seen for a whole round trip is more than that.
+        let full_since = *self.full_since.get_or_insert(now);
+        let is_full = now.saturating_duration_since(full_since) >= round_trip;
+        let seen = if is_full { Seen::Begin } else { Seen::Burst };
+        if round_trip <= base + target {
+            return seen;
         }
         let since = *self.above_since.get_or_insert(now);
         if !can_give_way || now.saturating_duration_since(since) < INTERVAL.max(round_trip) {
-            return Seen::Begin;
+            return seen;
         }
         // The effect shows in the next interval.
         self.above_since = Some(now);
@@ -333,8 +346,9 @@ mod tests {
         feed(&mut watch, &mut now, MS, 1000 * MS);
         for _ in 0..500 {
             now += 10 * MS;
-            assert_eq!(watch.look(16 * MS, false, now), Seen::Begin);
+            assert!(matches!(watch.look(16 * MS, false, now), Seen::Burst | Seen::Begin));
         }
+        assert_eq!(watch.look(16 * MS, false, now + MS), Seen::Begin);
     }
 
     #[test]
