@@ -211,7 +211,7 @@ impl Controller for ShortQueue {
 
 /// What a round trip shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Seen {
+pub(crate) enum Seen {
     /// No queue.
     Nothing,
     /// A queue, or a burst.
@@ -226,7 +226,7 @@ enum Seen {
 
 /// Sees queues in round trips.
 #[derive(Debug, Clone, Default)]
-struct QueueWatch {
+pub(crate) struct QueueWatch {
     /// The smallest round trip of this window, and of the one before.
     base: Option<(Duration, Instant)>,
     former: Option<Duration>,
@@ -239,7 +239,7 @@ struct QueueWatch {
 
 impl QueueWatch {
     /// What this round trip shows. A side whose window is the smallest has nothing left to give: then it cannot be in vain either.
-    fn look(&mut self, round_trip: Duration, can_give_way: bool, now: Instant) -> Seen {
+    pub(crate) fn look(&mut self, round_trip: Duration, can_give_way: bool, now: Instant) -> Seen {
         let base = self.base(round_trip, now);
         let target = TARGET.max(base / TARGET_SHARE).min(MAX_TARGET);
         if round_trip <= base + target {
@@ -259,7 +259,9 @@ impl QueueWatch {
             return seen;
         }
         let since = *self.above_since.get_or_insert(now);
-        if !can_give_way || now.saturating_duration_since(since) < INTERVAL.max(round_trip) {
+        // Before a queue is full, round trips grow as fast as time passes: the first time they are not waited for.
+        let patience = INTERVAL.max(if self.gave_way_at.is_some() { round_trip } else { base });
+        if !can_give_way || now.saturating_duration_since(since) < patience {
             return seen;
         }
         // The effect shows in the next interval.
@@ -272,6 +274,11 @@ impl QueueWatch {
             return Seen::InVain;
         }
         Seen::Stands { base }
+    }
+
+    /// What this side gave way shows from now on only.
+    pub(crate) fn restart(&mut self, now: Instant) {
+        self.above_since = self.above_since.map(|_| now);
     }
 
     fn base(&mut self, round_trip: Duration, now: Instant) -> Duration {

@@ -63,6 +63,7 @@
 mod backlog;
 mod client;
 mod driver;
+mod flight;
 mod link;
 mod pace;
 mod reason;

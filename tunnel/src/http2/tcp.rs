@@ -1,31 +1,43 @@
 //! The TCP connection under TLS.
 
 use std::{
+    future::Future,
     io::{self, IoSlice},
     ops::RangeInclusive,
     os::fd::AsFd,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::socket::{getsockopt, sockopt::GetStruct},
+};
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
-    time::Instant,
+    time::{Instant, Sleep},
 };
 
-use super::pace::Pace;
+use super::{
+    flight::{Flight, Sample},
+    pace::Pace,
+};
 
 /// A TCP connection for a tunnel: what is written is sent at once (TCP_NODELAY), and it takes bytes only while the kernel
 /// has few to send (TCP_NOTSENT_LOWAT): what the path carries in about 3 ms, found by watching it, 1 to 64 KiB. What the
-/// kernel holds waits where no queue management reaches it; with too little a fast path runs dry between two wake-ups.
+/// kernel holds waits where no queue management reaches it; with too little a fast path runs dry between two wake-ups. What it has sent
+/// waits, too, in front of the slowest link: as long as the round trip shows a queue there, less is under way.
 #[derive(Debug)]
 pub struct ShortQueue {
     stream: TcpStream,
     pace: Pace,
     lowat: usize,
+    flight: Flight,
+    /// When to look again whether enough of what is under way has arrived.
+    rest: Option<Pin<Box<Sleep>>>,
 }
 
 /// The option's first value and its bounds in bytes. The kernel has room from half of it on.
@@ -41,8 +53,9 @@ impl ShortQueue {
         let socket = SockRef::from(&stream);
         socket.set_tcp_nodelay(true)?;
         socket.set_tcp_notsent_lowat(FIRST_LOWAT as u32)?;
-        let pace = Pace::new(FIRST_LOWAT, LOWAT, Instant::now());
-        Ok(Self { stream, pace, lowat: FIRST_LOWAT })
+        let now = Instant::now();
+        let pace = Pace::new(FIRST_LOWAT, LOWAT, now);
+        Ok(Self { stream, pace, lowat: FIRST_LOWAT, flight: Flight::new(now), rest: None })
     }
 
     /// The connection, for its addresses and options.
@@ -54,12 +67,30 @@ impl ShortQueue {
     /// The kernel minds TCP_NOTSENT_LOWAT when it is asked whether it has room. A write that it has not been asked about it
     /// appends to a segment that is not full, 64 KiB with offload.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_flight(cx))?;
         loop {
             ready!(self.stream.poll_write_ready(cx))?;
             match self.stream.try_io(Interest::WRITABLE, || has_room(&self.stream)) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.pace.press(),
                 outcome => return Poll::Ready(outcome),
             }
+        }
+    }
+
+    /// Ready when not too much is under way.
+    fn poll_flight(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            if let Some(rest) = &mut self.rest {
+                ready!(rest.as_mut().poll(cx));
+                self.rest = None;
+            }
+            let now = Instant::now();
+            if !self.flight.is_due(now) {
+                return Poll::Ready(Ok(()));
+            }
+            let Err(time) = self.flight.look(sample(&self.stream)?, now) else { return Poll::Ready(Ok(())) };
+            self.pace.press();
+            self.rest = Some(Box::pin(tokio::time::sleep(time)));
         }
     }
 
@@ -77,6 +108,21 @@ impl ShortQueue {
         }
     }
 }
+
+fn sample(stream: &TcpStream) -> io::Result<Sample> {
+    let info = getsockopt(stream, TcpInfo)?;
+    let segment = info.tcpi_snd_mss as usize;
+    Ok(Sample {
+        round_trip: Duration::from_micros(info.tcpi_rtt.into()),
+        under_way: info.tcpi_unacked as usize * segment + info.tcpi_notsent_bytes as usize,
+        segment,
+    })
+}
+
+#[derive(Debug, Clone, Copy)]
+struct TcpInfo;
+
+nix::getsockopt_impl!(TcpInfo, libc::IPPROTO_TCP, libc::TCP_INFO, libc::tcp_info, GetStruct<libc::tcp_info>);
 
 fn has_room(stream: &TcpStream) -> io::Result<()> {
     let mut asked = [PollFd::new(stream.as_fd(), PollFlags::POLLOUT)];
@@ -127,7 +173,7 @@ impl AsyncWrite for ShortQueue {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::{net::Ipv4Addr, time::Duration};
+    use std::net::Ipv4Addr;
 
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
