@@ -276,9 +276,10 @@ impl QueueWatch {
         Seen::Stands { base }
     }
 
-    /// What this side gave way shows from now on only.
-    pub(crate) fn restart(&mut self, now: Instant) {
+    /// What this side gave way has not arrived yet: round trips may still grow, and the effect shows from now on only.
+    pub(crate) fn restart(&mut self, round_trip: Duration, now: Instant) {
         self.above_since = self.above_since.map(|_| now);
+        self.gave_way_at = self.gave_way_at.map(|before| before.max(round_trip));
     }
 
     fn base(&mut self, round_trip: Duration, now: Instant) -> Duration {

@@ -67,7 +67,7 @@ impl Flight {
         self.looked = Some(now);
         if self.is_draining {
             self.is_draining = self.limit.is_some_and(|limit| sample.under_way >= limit);
-            self.watch.restart(now.into_std());
+            self.watch.restart(sample.round_trip, now.into_std());
         } else {
             self.judge(sample, now);
         }
