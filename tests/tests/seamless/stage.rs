@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use m2m_lab::addresses::{GATEWAY_V4, GATEWAY2_V4, INTRANET_V4};
+use m2m_lab::addresses::{GATEWAY_V4, GATEWAY_V6, GATEWAY2_V4, INTRANET_V4};
 use m2m_lab::{ChildHandle, DeviceNode, Firewall, Lab, LabOptions, Node, Programs, wait_until};
 use m2m_tests::{LIMIT, StandalonePage, shell};
 use serde_json::Value;
@@ -34,9 +34,9 @@ impl Stage {
         let lab = Lab::start(options).unwrap();
         let directory = lab.directory("seamless").unwrap();
         let page = StandalonePage::moved_to(directory.to_str().unwrap()).unwrap();
-        let (one, both) = (format!("IP:{GATEWAY_V4}"), format!("IP:{GATEWAY_V4},IP:{GATEWAY2_V4}"));
+        let (one, all) = (format!("IP:{GATEWAY_V4}"), format!("IP:{GATEWAY_V4},IP:{GATEWAY_V6},IP:{GATEWAY2_V4}"));
         assert!(page.certificates.contains(&one), "{}", page.certificates);
-        shell(&lab.topology().gateway, &directory, &page.certificates.replace(&one, &both)).unwrap();
+        shell(&lab.topology().gateway, &directory, &page.certificates.replace(&one, &all)).unwrap();
         let device = lab.plug("atm-0001", Firewall::Open).unwrap();
         Self { lab, device, directory, programs: Programs::find().unwrap(), page }
     }
@@ -67,10 +67,15 @@ impl Stage {
         } else {
             String::new()
         };
+        self.start_device_with(tunnel, &gateways)
+    }
+
+    /// As [`Stage::start_device`], with `more` behind the first gateway.
+    pub(crate) fn start_device_with(&self, tunnel: &str, more: &str) -> Device {
         let before = "[[tunnel.gateway]]";
         let page = self.page.vpnd_toml.replace(before, &format!("[tunnel]\n{tunnel}\n{before}"));
         let file = self.directory.join("vpnd.toml");
-        fs::write(self.lab.outside(&file), format!("{page}{gateways}")).unwrap();
+        fs::write(self.lab.outside(&file), format!("{page}{more}")).unwrap();
         let mut command = self.device.node.command(&self.programs.path("vpnd").unwrap());
         let process = self.device.node.spawn("vpnd", command.arg("--config").arg(&file)).unwrap();
         let socket = self.directory.join("vpnd.sock").to_str().unwrap().to_owned();

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use m2m_lab::{Lab, Node, wait_until};
+use m2m_lab::{Lab, Node, addresses::GATEWAY_V6, wait_until};
 use m2m_tests::LIMIT;
 
 use crate::stage::Stage;
@@ -71,6 +71,47 @@ fn the_tunnel_outlives_a_change_of_the_only_address() {
     // The same connection, at another address.
     assert_eq!(device.count("tunnel moved"), 0, "{}", device.process.log());
     assert_eq!(device.count("-> Connecting"), 1, "{}", device.process.log());
+    stream.finish();
+}
+
+#[test]
+fn the_tunnel_outlives_a_nat_that_forgets_it() {
+    let stage = Stage::set();
+    let _gateway = stage.start_gateway();
+    let router = &stage.lab.topology().internet;
+    let mut device = stage.start_device("");
+    device.wait_until_up("HTTP/3");
+    let (stream, heartbeat) = (stage.stream(), stage.heartbeat());
+    wait_until("the first datagram", LIMIT, || heartbeat.first().is_some()).unwrap();
+
+    stream.take_gap();
+    heartbeat.take_gap();
+    // The next binding has another port, as after a restart of the router.
+    router.nft("insert rule ip nat postrouting udp dport 443 masquerade to :40000-40999\n").unwrap();
+    router.exec(&["conntrack", "-D", "-p", "udp", "--orig-port-dst", "443"]).unwrap().ok().unwrap();
+    let bindings = || router.exec(&["conntrack", "-L", "-p", "udp", "--orig-port-dst", "443"]).unwrap().ok().unwrap();
+    wait_until("another binding", LIMIT, || bindings().contains("dport=40")).unwrap();
+    stream.wait_for_more();
+    let gap = heartbeat.take_gap();
+    println!("NAT rebound: no datagram for {gap:?}, no byte for {:?}", stream.take_gap());
+    assert!(gap < TOLERATED, "{gap:?}");
+    assert_eq!(device.count("tunnel moved"), 0, "{}", device.process.log());
+    assert_eq!(device.count("-> Connecting"), 1, "{}", device.process.log());
+    stream.finish();
+}
+
+#[test]
+fn an_uplink_with_nothing_but_ipv6_will_do() {
+    let stage = Stage::set();
+    let _gateway = stage.start_gateway();
+    let node = &stage.device.node;
+    node.ip(&format!("-4 addr flush dev {FIRST}")).unwrap();
+    let other = format!("priority = 1\n[[tunnel.gateway]]\norigin = \"https://[{GATEWAY_V6}]\"\npriority = 2\n");
+    let mut device = stage.start_device_with("", &other);
+    device.wait_until_up("HTTP/3");
+    let stream = stage.stream();
+    stream.wait_for_more();
+    assert_eq!(node.ip("-4 -o addr show scope global dev uplink0").unwrap(), "");
     stream.finish();
 }
 
