@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::StatusCode;
-use m2m_tunnel::http3::message::Request;
 use m2m_tunnel::request;
 use m2m_tunnel::scope::Scope;
 use rustls_pki_types::CertificateDer;
 
+use crate::confinement::Confinement;
 use crate::device_certificate::DeviceCertificate;
 use crate::gateway::Gateway;
 use crate::metrics::{ConnectionOutcome, DeviceCounters};
@@ -22,6 +22,8 @@ pub(crate) struct Applicant {
     pub(crate) chain: Vec<CertificateDer<'static>>,
     /// Where it is.
     pub(crate) remote: SocketAddr,
+    /// What the tunnel is to be confined to.
+    pub(crate) scope: Scope,
 }
 
 /// What a device gets.
@@ -31,6 +33,8 @@ pub(crate) struct Admitted {
     pub(crate) certificate: DeviceCertificate,
     /// Its addresses.
     pub(crate) addresses: Addresses,
+    /// What it asked to be confined to.
+    pub(crate) confinement: Option<Confinement>,
     /// Its counters.
     pub(crate) counters: DeviceCounters,
 }
@@ -40,49 +44,43 @@ pub(crate) struct Admitted {
 pub(crate) struct Refusal {
     /// For the metrics.
     pub(crate) outcome: ConnectionOutcome,
-    /// The answer's status.
-    pub(crate) status: StatusCode,
-    /// In words for whoever asks.
-    pub(crate) reason: String,
+    /// What whoever asks is told.
+    pub(crate) answer: request::Refusal,
     /// Whose certificate it showed, as far as it is one of a device.
     pub(crate) device: Option<String>,
 }
 
-/// Refuses what cannot be confined: a tunnel leads to all of the company's networks that a device may reach.
-pub(crate) fn check_scope(request: &Request) -> Result<(), &'static str> {
-    if request::scope(request).is_ok_and(|scope| scope == Scope::default()) {
-        return Ok(());
-    }
-    Err("only target * and ipproto * are served")
-}
-
 /// Decides.
 pub(crate) async fn admit(gateway: &Arc<Gateway>, applicant: Applicant) -> Result<Admitted, Refusal> {
-    let Applicant { chain, remote } = applicant;
+    let Applicant { chain, remote, scope } = applicant;
     log::debug!("{remote} asks for a tunnel");
     let certificate = chain.first().ok_or_else(|| "no client certificate".to_owned());
     let certificate = certificate.and_then(|leaf| DeviceCertificate::read(leaf).map_err(|error| error.to_string()));
     let certificate = certificate.map_err(|reason| Refusal {
         outcome: ConnectionOutcome::NotADevice,
-        status: StatusCode::FORBIDDEN,
-        reason,
+        answer: request::Refusal::new(StatusCode::FORBIDDEN, reason),
         device: None,
     })?;
     let device = certificate.device.clone();
     let refused = |outcome, status, reason: &str| Refusal {
         outcome,
-        status,
-        reason: reason.to_owned(),
+        answer: request::Refusal::new(status, reason),
         device: Some(device.to_string()),
     };
     // The list may have been replaced since TLS looked at it.
     if gateway.is_revoked(&certificate) {
         return Err(refused(ConnectionOutcome::HandshakeFailed, StatusCode::FORBIDDEN, End::Revoked.reason()));
     }
+    let confinement = Confinement::of(&scope, &gateway.policy.advertised()).await;
+    let confinement = confinement.map_err(|answer| Refusal {
+        outcome: ConnectionOutcome::BadRequest,
+        answer,
+        device: Some(device.to_string()),
+    })?;
     let addresses = gateway
         .addresses_for(&device)
         .await
         .map_err(|reason| refused(ConnectionOutcome::NoRoom, StatusCode::SERVICE_UNAVAILABLE, &reason))?;
     let counters = gateway.metrics.device(&device);
-    Ok(Admitted { certificate, addresses, counters })
+    Ok(Admitted { certificate, addresses, confinement, counters })
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use m2m_tunnel::template::{Matcher, PathTemplate};
 use serde::{Deserialize, Deserializer};
 use url::Url;
 
@@ -31,6 +32,9 @@ pub(crate) struct Config {
     /// The UDP addresses to listen on. An IPv6 address takes IPv6 only.
     #[serde(default = "default_listen", deserialize_with = "at_least_one")]
     pub(crate) listen: Vec<SocketAddr>,
+    /// Path and query of the URI template (RFC 9484 §3) at which tunnels are asked for.
+    #[serde(default)]
+    pub(crate) template: Template,
     /// Where the addresses of the devices and the last revocation list are kept. Made if it is not there.
     #[serde(default = "default_state_dir")]
     pub(crate) state_dir: PathBuf,
@@ -74,6 +78,20 @@ impl Config {
 }
 
 const MOST_WORKERS: NonZeroU16 = NonZeroU16::MIN.saturating_add(63);
+
+/// Path and query of a URI template that requests can be matched with.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct Template(pub(crate) Matcher);
+
+impl TryFrom<String> for Template {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let matcher = text.parse::<PathTemplate>().and_then(|path| path.matcher());
+        matcher.map(Self).map_err(|error| format!("{error}; expected one such as \"{}\"", PathTemplate::default()))
+    }
+}
 
 /// The gateway's own certificate and key.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]

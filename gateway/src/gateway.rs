@@ -13,9 +13,10 @@ use m2m_identity::chain;
 use m2m_identity::tls::{self, ClientAuthentication, ClientVerifier, Identity, ServerTls, TrustAnchors};
 use m2m_protocol::names::Token;
 use m2m_tunnel::http2;
-use m2m_tunnel::hub::Hub;
+use m2m_tunnel::hub::{Hub, Service};
 use m2m_tunnel::quic;
 use m2m_tunnel::session::CloseReason;
+use m2m_tunnel::template::Matcher;
 use m2m_tunnel::tun::{Tun, TunConfig, TunQueue};
 use m2m_tunnel::udp::UdpSocket;
 use rustls_pki_types::CertificateDer;
@@ -86,6 +87,8 @@ pub(crate) fn prepare(config: &Config) -> anyhow::Result<Prepared> {
 pub(crate) struct Gateway {
     /// What devices may send.
     pub(crate) policy: Policy,
+    /// Where tunnels are asked for.
+    matcher: Arc<Matcher>,
     /// What is counted.
     pub(crate) metrics: Metrics,
     /// Who may begin a handshake.
@@ -108,7 +111,8 @@ pub(crate) async fn run(config: Config, prepared: Prepared) -> anyhow::Result<()
     let mut signals = Signals::new()?;
 
     let workers = config.workers();
-    let hubs = listen(&config, tls, workers)?;
+    let matcher = Arc::new(config.template.0.clone());
+    let hubs = listen(&config, tls, &matcher, workers)?;
     let listeners: Vec<TcpListener> = config
         .listen
         .iter()
@@ -127,6 +131,7 @@ pub(crate) async fn run(config: Config, prepared: Prepared) -> anyhow::Result<()
 
     let gateway = Arc::new(Gateway {
         policy: Policy::new(config.routes.iter().map(|route| route.0).collect(), ranges, own),
+        matcher,
         metrics: Metrics::new(book.usage().1),
         is_stopping: AtomicBool::new(false),
         tun: tun.clone(),
@@ -179,6 +184,11 @@ impl Gateway {
     /// The sessions; not to be held across an await.
     pub(crate) fn table(&self) -> RwLockReadGuard<'_, Table<Session>> {
         self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where tunnels are asked for.
+    pub(crate) fn matcher(&self) -> Arc<Matcher> {
+        Arc::clone(&self.matcher)
     }
 
     /// Whether `address` is one that a device has or may get.
@@ -358,7 +368,12 @@ const FAREWELL: Duration = Duration::from_secs(1);
 const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// For each worker, a hub for each address.
-fn listen(config: &Config, tls: rustls::ServerConfig, workers: NonZeroU16) -> anyhow::Result<Vec<Vec<Hub>>> {
+fn listen(
+    config: &Config,
+    tls: rustls::ServerConfig,
+    matcher: &Arc<Matcher>,
+    workers: NonZeroU16,
+) -> anyhow::Result<Vec<Vec<Hub>>> {
     let server = quic::server_config(Arc::new(tls), quic::server_transport(config.limits.idle_s.duration()))?;
     let mut hubs: Vec<Vec<Hub>> = (0..workers.get()).map(|_| Vec::new()).collect();
     for address in &config.listen {
@@ -369,7 +384,8 @@ fn listen(config: &Config, tls: rustls::ServerConfig, workers: NonZeroU16) -> an
                 steering::steer(&socket, workers).with_context(because)?;
             }
             let socket = UdpSocket::new(socket).with_context(because)?;
-            hubs.push(Hub::new(socket, steering::endpoint_config(number, workers), Some(server.clone())));
+            let service = Service { config: server.clone(), matcher: Arc::clone(matcher) };
+            hubs.push(Hub::new(socket, steering::endpoint_config(number, workers), Some(service)));
         }
     }
     Ok(hubs)

@@ -15,6 +15,7 @@ mod admission;
 mod admit;
 mod book_file;
 mod config;
+mod confinement;
 mod crl_source;
 mod device_certificate;
 mod gateway;

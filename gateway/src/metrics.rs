@@ -116,6 +116,7 @@ impl Metrics {
             spoofed: drop("spoofed"),
             other_device: drop("other_device"),
             not_routed: drop("not_routed"),
+            out_of_scope: drop("out_of_scope"),
             too_large: drop("too_large"),
         }
     }
@@ -200,6 +201,7 @@ pub(crate) struct DeviceCounters {
     spoofed: Counter<u64, AtomicU64>,
     other_device: Counter<u64, AtomicU64>,
     not_routed: Counter<u64, AtomicU64>,
+    out_of_scope: Counter<u64, AtomicU64>,
     too_large: Counter<u64, AtomicU64>,
 }
 
@@ -216,12 +218,13 @@ impl DeviceCounters {
         self.sent_bytes.inc_by(bytes as u64);
     }
 
-    /// Counts a packet of the device that the policy does not let through.
+    /// Counts a packet of the device, or for it, that is not let through.
     pub(crate) fn refused(&self, refusal: Refusal) {
         match refusal {
             Refusal::Spoofed => &self.spoofed,
             Refusal::OtherDevice => &self.other_device,
             Refusal::NotRouted => &self.not_routed,
+            Refusal::OutOfScope => &self.out_of_scope,
         }
         .inc();
     }
@@ -247,6 +250,7 @@ impl DeviceCounters {
             spoofed: self.spoofed.get(),
             other_device: self.other_device.get(),
             not_routed: self.not_routed.get(),
+            out_of_scope: self.out_of_scope.get(),
             too_large: self.too_large.get(),
         }
     }
@@ -263,6 +267,7 @@ pub(crate) struct DeviceCounts {
     spoofed: u64,
     other_device: u64,
     not_routed: u64,
+    out_of_scope: u64,
     too_large: u64,
 }
 

@@ -28,7 +28,11 @@ pub(crate) fn pass(gateway: &Gateway, session: &Arc<Session>, packet: Bytes, now
         session.counters.malformed();
         return Passed::Dropped;
     };
-    let Err(refusal) = gateway.policy.check(&session.addresses, source, destination) else {
+    let confined = || match &session.confinement {
+        Some(confinement) if !confinement.lets_out(destination, &packet) => Err(Refusal::OutOfScope),
+        _ => Ok(()),
+    };
+    let Err(refusal) = gateway.policy.check(&session.addresses, source, destination).and_then(|()| confined()) else {
         // A device that sends over a new session has moved there. Over an old one it only sent what was under way.
         if !session.was_current() {
             gateway.make_current(session);

@@ -61,6 +61,8 @@ pub(crate) enum Refusal {
     OtherDevice,
     /// It is for an address outside the advertised routes.
     NotRouted,
+    /// It is outside of what the tunnel was asked for.
+    OutOfScope,
 }
 
 /// Multicast, link-local, loopback and broadcast have no meaning across the gateway, not even under a default route.

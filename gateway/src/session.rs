@@ -10,10 +10,13 @@ use m2m_tunnel::capsule::{AssignedAddress, RequestedAddress};
 use m2m_tunnel::http3::Code;
 use m2m_tunnel::lane::Lane;
 use m2m_tunnel::packet::icmp::RateLimit;
+use m2m_tunnel::routes::IpRange;
 
 use crate::admit::Admitted;
+use crate::confinement::Confinement;
 use crate::device_certificate::DeviceCertificate;
 use crate::metrics::DeviceCounters;
+use crate::policy::Policy;
 use crate::pool::Addresses;
 use crate::worker::{Order, Seat, WorkerHandle};
 
@@ -24,6 +27,8 @@ pub(crate) struct Session {
     pub(crate) certificate: DeviceCertificate,
     /// The device's addresses.
     pub(crate) addresses: Addresses,
+    /// What the device asked to be confined to.
+    pub(crate) confinement: Option<Confinement>,
     /// The device's counters.
     pub(crate) counters: DeviceCounters,
     /// When it began.
@@ -40,10 +45,11 @@ pub(crate) struct Session {
 impl Session {
     /// A session that begins now.
     pub(crate) fn new(admitted: Admitted, way: Way, remote: SocketAddr) -> Self {
-        let Admitted { certificate, addresses, counters } = admitted;
+        let Admitted { certificate, addresses, confinement, counters } = admitted;
         Self {
             certificate,
             addresses,
+            confinement,
             counters,
             since: SystemTime::now(),
             way,
@@ -51,6 +57,14 @@ impl Session {
             max_packet_size: AtomicUsize::new(0),
             was_current: AtomicBool::new(false),
             replies: Mutex::new(RateLimit::new(20, Instant::now())),
+        }
+    }
+
+    /// What the device is told that it reaches, of all that devices may reach.
+    pub(crate) fn routes(&self, policy: &Policy) -> Vec<IpRange> {
+        match &self.confinement {
+            Some(confinement) => confinement.ranges(),
+            None => policy.advertised().into_iter().map(IpRange::from_prefix).collect(),
         }
     }
 

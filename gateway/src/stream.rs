@@ -6,12 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::StatusCode;
 use m2m_tunnel::http2::tcp::ShortQueue;
 use m2m_tunnel::http2::{self, Incoming as Asked};
 use m2m_tunnel::lane::{Incoming, Lane};
-use m2m_tunnel::routes::IpRange;
 use m2m_tunnel::session::{CloseReason, Event};
+use m2m_tunnel::template::Matcher;
 use m2m_tunnel::tun::TunQueue;
 use rustls_pki_types::CertificateDer;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -21,7 +20,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use crate::admission::{Decision, Handshake};
-use crate::admit::{Applicant, Refusal, admit, check_scope};
+use crate::admit::{Applicant, Refusal, admit};
 use crate::gateway::Gateway;
 use crate::metrics::ConnectionOutcome;
 use crate::passage::{Passed, pass};
@@ -80,7 +79,7 @@ pub(crate) async fn run(gateway: Arc<Gateway>, listener: TcpListener, tls: TlsAc
 }
 
 async fn serve(gateway: Arc<Gateway>, stream: TcpStream, remote: SocketAddr, tls: TlsAcceptor, handshake: Handshake) {
-    let asked = match timeout(HANDSHAKE_TIMEOUT, greet(stream, &tls)).await {
+    let asked = match timeout(HANDSHAKE_TIMEOUT, greet(stream, &tls, gateway.matcher())).await {
         Ok(Ok(asked)) => asked,
         Ok(Err((outcome, reason))) => {
             log::info!("{remote}: {reason}");
@@ -92,16 +91,11 @@ async fn serve(gateway: Arc<Gateway>, stream: TcpStream, remote: SocketAddr, tls
         }
     };
     let (chain, asked) = asked;
-    if let Err(unserved) = check_scope(asked.request()) {
-        log::info!("{remote}: {unserved}");
-        asked.reject(StatusCode::BAD_REQUEST, unserved).await;
-        return gateway.metrics.connection(ConnectionOutcome::BadRequest);
-    }
-    let admitted = match admit(&gateway, Applicant { chain, remote }).await {
+    let admitted = match admit(&gateway, Applicant { chain, remote, scope: asked.scope().clone() }).await {
         Ok(admitted) => admitted,
-        Err(Refusal { outcome, status, reason, device }) => {
-            log::info!("{}: refused: {reason}", device.unwrap_or_else(|| remote.to_string()));
-            asked.reject(status, &reason).await;
+        Err(Refusal { outcome, answer, device }) => {
+            log::info!("{}: refused: {answer}", device.unwrap_or_else(|| remote.to_string()));
+            asked.reject(&answer).await;
             return gateway.metrics.connection(outcome);
         }
     };
@@ -124,13 +118,18 @@ async fn serve(gateway: Arc<Gateway>, stream: TcpStream, remote: SocketAddr, tls
 
 type Failed = (ConnectionOutcome, String);
 
-async fn greet(stream: TcpStream, tls: &TlsAcceptor) -> Result<(Vec<CertificateDer<'static>>, Asked), Failed> {
+async fn greet(
+    stream: TcpStream,
+    tls: &TlsAcceptor,
+    matcher: Arc<Matcher>,
+) -> Result<(Vec<CertificateDer<'static>>, Asked), Failed> {
     let failed = |error: &dyn std::fmt::Display| (ConnectionOutcome::HandshakeFailed, format!("handshake: {error}"));
     let stream = ShortQueue::new(stream).map_err(|error| failed(&error))?;
     let stream = tls.accept(stream).await.map_err(|error| failed(&error))?;
     let (_, connection) = stream.get_ref();
     let chain = connection.peer_certificates().unwrap_or_default().iter().map(|one| one.clone().into_owned()).collect();
-    let asked = http2::accept(stream).await.map_err(|error| (ConnectionOutcome::BadRequest, error.to_string()))?;
+    let asked =
+        http2::accept(stream, matcher).await.map_err(|error| (ConnectionOutcome::BadRequest, error.to_string()))?;
     Ok((chain, asked))
 }
 
@@ -143,8 +142,7 @@ async fn carry(
 ) -> Result<CloseReason, CloseReason> {
     let control = lane.control();
     control.assign_addresses(session::assignments(&session.addresses))?;
-    let routes = gateway.policy.advertised().into_iter().map(IpRange::from_prefix).collect();
-    control.advertise_routes(routes)?;
+    control.advertise_routes(session.routes(&gateway.policy))?;
     if let Err(full) = gateway.join(session) {
         control.close(m2m_tunnel::http3::Code::EXCESSIVE_LOAD, &full.to_string());
         gateway.metrics.connection(ConnectionOutcome::NoRoom);

@@ -12,20 +12,19 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::StatusCode;
 use m2m_tunnel::hub::{ConnectionHandle, Hub, Incoming};
 use m2m_tunnel::packet::Header;
 use m2m_tunnel::packet::icmp::{self, Cause, RateLimit};
-use m2m_tunnel::routes::IpRange;
 use m2m_tunnel::session::{CloseReason, Event, PREFIX, SendError, Session as Tunnel};
 use m2m_tunnel::tun::{self, TunQueue};
 use tokio::sync::mpsc;
 
 use crate::admission::{Decision, Handshake};
-use crate::admit::{Admitted, Applicant, Refusal, admit, check_scope};
+use crate::admit::{Admitted, Applicant, Refusal, admit};
 use crate::gateway::Gateway;
 use crate::metrics::ConnectionOutcome;
 use crate::passage::{Passed, pass};
+use crate::policy::Refusal as Refused;
 use crate::session::{self, End, Session, Way};
 
 /// A connection of a worker's.
@@ -263,12 +262,8 @@ impl Worker {
     fn happened(&mut self, seat: Seat, event: Event) {
         let Some(tunnel) = self.hubs[seat.hub].session(seat.handle) else { return };
         match event {
-            Event::Requested(request) => {
-                if let Err(unserved) = check_scope(&request) {
-                    tunnel.reject(StatusCode::BAD_REQUEST, unserved, Instant::now());
-                    return self.gateway.metrics.connection(ConnectionOutcome::BadRequest);
-                }
-                let applicant = Applicant { chain: tunnel.peer_certificates(), remote: tunnel.remote() };
+            Event::Requested(_, scope) => {
+                let applicant = Applicant { chain: tunnel.peer_certificates(), remote: tunnel.remote(), scope };
                 let (gateway, worker) = (Arc::clone(&self.gateway), self.handle.clone());
                 tokio::spawn(async move {
                     let verdict = admit(&gateway, applicant).await;
@@ -309,8 +304,7 @@ impl Worker {
         let session = Arc::new(Session::new(admitted, way, tunnel.remote()));
         tunnel.accept();
         tunnel.assign_addresses(session::assignments(&session.addresses));
-        let routes = self.gateway.policy.advertised().into_iter().map(IpRange::from_prefix).collect();
-        tunnel.advertise_routes(routes);
+        tunnel.advertise_routes(session.routes(&self.gateway.policy));
         session.update(tunnel.remote(), tunnel.max_packet_size());
         if let Err(full) = self.gateway.join(&session) {
             tunnel.close(m2m_tunnel::http3::Code::EXCESSIVE_LOAD, &full.to_string(), now);
@@ -330,8 +324,8 @@ impl Worker {
         let Some(Member::Stranger { .. }) = self.members.get(&seat) else { return };
         let Some(tunnel) = self.hubs[seat.hub].session(seat.handle) else { return };
         let who = refusal.device.clone().unwrap_or_else(|| tunnel.remote().to_string());
-        log::info!("{who}: refused: {}", refusal.reason);
-        tunnel.reject(refusal.status, &refusal.reason, Instant::now());
+        log::info!("{who}: refused: {}", refusal.answer);
+        tunnel.reject(&refusal.answer, Instant::now());
         self.gateway.metrics.connection(refusal.outcome);
     }
 
@@ -392,9 +386,7 @@ impl Worker {
         let mut elsewhere: HashMap<usize, (WorkerHandle, Addressed)> = HashMap::new();
         let mut last: Option<(IpAddr, Arc<Session>)> = None;
         for packet in std::mem::take(&mut self.packets.outbound) {
-            let Some(destination) = Header::parse(&packet[PREFIX.len()..]).map(|header| header.destination) else {
-                continue;
-            };
+            let Some(Header { source, destination, .. }) = Header::parse(&packet[PREFIX.len()..]) else { continue };
             let session = match &last {
                 Some((address, session)) if *address == destination => Some(Arc::clone(session)),
                 _ => gateway.table().session_of(destination).map(Arc::clone),
@@ -407,6 +399,15 @@ impl Worker {
                 continue;
             };
             last = Some((destination, Arc::clone(&session)));
+            if let Some(confinement) = &session.confinement
+                && !confinement.lets_in(source, &packet[PREFIX.len()..])
+            {
+                session.counters.refused(Refused::OutOfScope);
+                if session.may_reply(now) {
+                    self.answer(&packet[PREFIX.len()..], Cause::Prohibited, destination);
+                }
+                continue;
+            }
             match &session.way {
                 Way::Worker(worker, seat) if worker.number == self.handle.number => {
                     self.send(&session, *seat, packet, now);

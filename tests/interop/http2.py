@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TypeVar, cast
 
 from h2.config import H2Configuration
-from h2.connection import H2Connection
+from h2.connection import ConnectionInputs, ConnectionState, H2Connection, H2ConnectionStateMachine
 from h2.errors import ErrorCodes
 from h2.events import (
     ConnectionTerminated,
@@ -34,6 +34,17 @@ from session import Credentials, Endpoint, Session, User
 _WINDOW = 1 << 20
 # Bytes that wait for flow control or the socket; packets beyond them are dropped.
 _MAX_PENDING = 128 * 1024
+
+# A connection goes on after GOAWAY, with the streams that it has (RFC 9113 section 6.8); hyper-h2 takes what comes on them for errors.
+for _frame in (
+    ConnectionInputs.RECV_DATA,
+    ConnectionInputs.RECV_HEADERS,
+    ConnectionInputs.RECV_PING,
+    ConnectionInputs.RECV_RST_STREAM,
+    ConnectionInputs.RECV_SETTINGS,
+    ConnectionInputs.RECV_WINDOW_UPDATE,
+):
+    H2ConnectionStateMachine._transitions[ConnectionState.CLOSED, _frame] = (None, ConnectionState.CLOSED)  # noqa: SLF001
 
 _Result = TypeVar("_Result")
 

@@ -20,6 +20,7 @@ use crate::{
     client::ConnectRequest,
     http3::Code,
     session::Session,
+    template::Matcher,
     udp::{Received, UdpSocket},
 };
 
@@ -30,6 +31,7 @@ use crate::{
 pub struct Hub {
     socket: UdpSocket,
     endpoint: Endpoint,
+    matcher: Arc<Matcher>,
     /// By handle: the endpoint gives small numbers, and gives them again.
     sessions: Vec<Option<Box<Entry>>>,
     count: usize,
@@ -44,6 +46,15 @@ pub struct Hub {
     buffer: Vec<u8>,
 }
 
+/// What a hub that takes connections offers.
+#[derive(Debug, Clone)]
+pub struct Service {
+    /// TLS and transport.
+    pub config: ServerConfig,
+    /// Where its tunnels are.
+    pub matcher: Arc<Matcher>,
+}
+
 #[derive(Debug)]
 struct Entry {
     session: Session,
@@ -55,13 +66,15 @@ struct Entry {
 }
 
 impl Hub {
-    /// A hub that takes connections if it has a `server`'s configuration.
+    /// A hub that takes connections if there is a `service`.
     #[must_use]
-    pub fn new(socket: UdpSocket, endpoint: EndpointConfig, server: Option<ServerConfig>) -> Self {
+    pub fn new(socket: UdpSocket, endpoint: EndpointConfig, service: Option<Service>) -> Self {
         let finds_mtu = !socket.may_fragment();
+        let (server, matcher) = service.map(|Service { config, matcher }| (Arc::new(config), matcher)).unzip();
         Self {
             socket,
-            endpoint: Endpoint::new(Arc::new(endpoint), server.map(Arc::new), finds_mtu, None),
+            endpoint: Endpoint::new(Arc::new(endpoint), server, finds_mtu, None),
+            matcher: matcher.unwrap_or_default(),
             sessions: Vec::new(),
             count: 0,
             timers: BTreeSet::new(),
@@ -143,7 +156,7 @@ impl Hub {
         let accepted = self.endpoint.accept(incoming, now, &mut buffer, None);
         let accepted = match accepted {
             Ok((handle, quic)) => {
-                self.add(handle, Session::server(quic, now));
+                self.add(handle, Session::server(quic, Arc::clone(&self.matcher), now));
                 Some(handle)
             }
             Err(error) => {

@@ -23,6 +23,22 @@ pub struct Refusal {
     pub status: StatusCode,
     /// The answer's content.
     pub reason: String,
+    /// The error type of the answer's `Proxy-Status` (RFC 9209 §2.3), where one says more than the status.
+    pub error: Option<&'static str>,
+}
+
+impl Refusal {
+    /// With a status and words for whoever asks.
+    #[must_use]
+    pub fn new(status: StatusCode, reason: impl Into<String>) -> Self {
+        Self { status, reason: reason.into(), error: None }
+    }
+
+    /// The value of the answer's `Proxy-Status`.
+    #[must_use]
+    pub fn proxy_status(&self) -> Option<String> {
+        self.error.map(|error| format!("m2mvpn; error={error}"))
+    }
 }
 
 /// The request for a tunnel without limits, at the default template of a gateway.
@@ -67,14 +83,14 @@ pub fn scope(request: &Request) -> Result<Scope, Refusal> {
 pub fn scope_at(matcher: &Matcher, request: &Request) -> Result<Scope, Refusal> {
     match (request.method.as_str(), request.protocol.as_deref()) {
         ("CONNECT", Some(PROTOCOL)) => {}
-        ("GET" | "HEAD", _) => return Err(refusal(StatusCode::NOT_FOUND, "there is nothing here but IP tunnels")),
-        _ => return Err(refusal(StatusCode::NOT_IMPLEMENTED, "only CONNECT with :protocol connect-ip is served")),
+        ("GET" | "HEAD", _) => return Err(Refusal::new(StatusCode::NOT_FOUND, "there is nothing here but IP tunnels")),
+        _ => return Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, "only CONNECT with :protocol connect-ip is served")),
     }
     if request.scheme != "https" {
-        return Err(refusal(StatusCode::BAD_REQUEST, ":scheme must be https"));
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, ":scheme must be https"));
     }
     if has_content(&request.fields) {
-        return Err(refusal(StatusCode::BAD_REQUEST, "a request for a tunnel has no content to describe"));
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, "a request for a tunnel has no content to describe"));
     }
     matcher.scope(&request.path).map_err(|mismatch| not_matched(&mismatch, matcher.template()))
 }
@@ -96,14 +112,10 @@ fn has_content(fields: &[Field]) -> bool {
 
 fn not_matched(mismatch: &Mismatch, template: &PathTemplate) -> Refusal {
     match mismatch {
-        Mismatch::Elsewhere => refusal(StatusCode::NOT_FOUND, format!("tunnels are at {template}")),
-        Mismatch::Shape => refusal(StatusCode::BAD_REQUEST, format!("path must be {template}")),
-        mismatch => refusal(StatusCode::BAD_REQUEST, mismatch.to_string()),
+        Mismatch::Elsewhere => Refusal::new(StatusCode::NOT_FOUND, format!("tunnels are at {template}")),
+        Mismatch::Shape => Refusal::new(StatusCode::BAD_REQUEST, format!("path must be {template}")),
+        mismatch => Refusal::new(StatusCode::BAD_REQUEST, mismatch.to_string()),
     }
-}
-
-fn refusal(status: StatusCode, reason: impl Into<String>) -> Refusal {
-    Refusal { status, reason: reason.into() }
 }
 
 #[cfg(test)]
@@ -200,12 +212,18 @@ mod tests {
     fn refusals_name_the_template() {
         let matcher = "/vpn{?target}".parse::<PathTemplate>().unwrap().matcher().unwrap();
         let mut request = unlimited("gateway.example");
-        assert_eq!(scope_at(&matcher, &request), Err(refusal(StatusCode::NOT_FOUND, "tunnels are at /vpn{?target}")));
+        assert_eq!(
+            scope_at(&matcher, &request),
+            Err(Refusal::new(StatusCode::NOT_FOUND, "tunnels are at /vpn{?target}"))
+        );
         request.path = "/vpn/x".into();
-        assert_eq!(scope_at(&matcher, &request), Err(refusal(StatusCode::BAD_REQUEST, "path must be /vpn{?target}")));
+        assert_eq!(
+            scope_at(&matcher, &request),
+            Err(Refusal::new(StatusCode::BAD_REQUEST, "path must be /vpn{?target}"))
+        );
         request.path = "/vpn?target=".into();
         let reason = "target must not be empty; * stands for no limit";
-        assert_eq!(scope_at(&matcher, &request), Err(refusal(StatusCode::BAD_REQUEST, reason)));
+        assert_eq!(scope_at(&matcher, &request), Err(Refusal::new(StatusCode::BAD_REQUEST, reason)));
         request.path = "/vpn".into();
         assert_eq!(scope_at(&matcher, &request), Ok(Scope::default()));
     }

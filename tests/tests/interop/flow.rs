@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 const GATEWAY_INSIDE_V4: &str = "10.99.0.1";
 const GATEWAY_INSIDE_V6: &str = "fd99::1";
 /// The first client's: the next ones.
-const CLIENT_V4: &str = "10.99.0.2";
+pub(crate) const CLIENT_V4: &str = "10.99.0.2";
 const CLIENT_V6: &str = "fd99::2";
 
 /// What carries the tunnel.
@@ -180,7 +180,8 @@ pub(crate) fn client_prefixes() -> Value {
     json!([format!("{CLIENT_V4}/32"), format!("{CLIENT_V6}/128")])
 }
 
-fn address_assign(request_v4: u64, request_v6: u64) -> Value {
+/// The client's addresses, in answer to these requests; 0 is unprompted.
+pub(crate) fn address_assign(request_v4: u64, request_v6: u64) -> Value {
     json!({
         "type": "ADDRESS_ASSIGN",
         "addresses": [

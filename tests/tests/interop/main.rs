@@ -8,6 +8,7 @@
 mod flow;
 mod journal;
 mod python;
+mod scope;
 mod stage;
 mod transfer;
 
@@ -38,15 +39,23 @@ fn over_http3_the_device_uses_the_independent_proxy() {
 }
 
 #[test]
-
 fn over_http2_the_independent_client_uses_the_gateway() {
     independent_client_to_gateway(Protocol::Http2);
 }
 
 #[test]
-
 fn over_http2_the_device_uses_the_independent_proxy() {
     device_to_independent_proxy(Protocol::Http2);
+}
+
+#[test]
+fn over_http3_a_confined_tunnel_carries_what_was_asked_for() {
+    scope::is_kept(Protocol::Http3);
+}
+
+#[test]
+fn over_http2_a_confined_tunnel_carries_what_was_asked_for() {
+    scope::is_kept(Protocol::Http2);
 }
 
 fn independent_to_independent(protocol: Protocol) {

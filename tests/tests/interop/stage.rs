@@ -20,7 +20,8 @@ use crate::{
     python, transfer,
 };
 
-const LIMIT: Duration = Duration::from_secs(15);
+/// How long anything may take.
+pub(crate) const LIMIT: Duration = Duration::from_secs(15);
 const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9184);
 
 /// A lab with the certificates and the files of `docs/standalone.md`.
@@ -47,17 +48,46 @@ impl Stage {
 
     /// Sends `bytes` each way through the tunnel, over IPv4 and IPv6 at once.
     pub(crate) fn transfer(&self, bytes: usize) {
-        let (device, company) = (&self.device.node, &self.lab.topology().company);
+        let (device, company) = self.nodes();
         thread::scope(|scope| {
             scope.spawn(|| transfer::both_ways(device, company, INTRANET_V4.into(), bytes));
             transfer::both_ways(device, company, INTRANET_V6.into(), bytes);
         });
     }
 
+    /// As [`Stage::transfer`], over IPv4 only.
+    pub(crate) fn transfer_v4(&self, bytes: usize) {
+        let (device, company) = self.nodes();
+        transfer::both_ways(device, company, INTRANET_V4.into(), bytes);
+    }
+
+    /// Where the device is, and the company.
+    pub(crate) fn nodes(&self) -> (&Node, &Node) {
+        (&self.device.node, &self.lab.topology().company)
+    }
+
     /// Starts the independent client and waits for its tunnel.
     pub(crate) fn start_client(&self, flow: Flow) -> Independent {
+        self.client(flow.name(), &[]).is("up")
+    }
+
+    /// Starts the independent client, which asks at this path, and waits for its tunnel.
+    pub(crate) fn start_client_at(&self, name: &str, path: &str) -> Independent {
+        self.client(name, &["--path", path]).is("up")
+    }
+
+    /// Runs the independent client, which asks at this path and is refused.
+    pub(crate) fn refused_client(&self, name: &str, path: &str) -> Journal {
+        let mut client = self.client(name, &["--path", path]);
+        let status = client.process.wait(LIMIT).unwrap();
+        assert_eq!(status.code(), Some(1), "{path}: {}", client.process.log());
+        client.journal
+    }
+
+    fn client(&self, name: &str, arguments: &[&str]) -> Independent {
         let proxy = format!("{GATEWAY_V4}:443");
-        self.independent(&self.device.node, "client", "device", flow, &["--proxy", &proxy], "up")
+        let arguments = [&["--proxy", &proxy], arguments].concat();
+        self.independent(&self.device.node, "client", "device", name, &arguments)
     }
 
     /// Starts the independent proxy and waits until it listens.
@@ -66,14 +96,19 @@ impl Stage {
         let [route_v4, route_v6] = flow.routes();
         let arguments = ["--listen", &listen, "--pool", POOL_V4, POOL_V6, "--assign", flow.assign()];
         let arguments = [&arguments[..], &["--route", route_v4, route_v6]].concat();
-        self.independent(&self.lab.topology().gateway, "server", "gateway", flow, &arguments, "listening")
+        self.independent(&self.lab.topology().gateway, "server", "gateway", flow.name(), &arguments).is("listening")
     }
 
     /// Starts `m2m-gateway` and waits until it serves.
     pub(crate) fn start_gateway(&self, flow: Flow) -> OurGateway {
+        self.start_gateway_with(flow, "")
+    }
+
+    /// The same, with `more` lines in its file.
+    pub(crate) fn start_gateway_with(&self, flow: Flow, more: &str) -> OurGateway {
         let file = self.directory.join("gateway.toml");
         let [route_v4, route_v6] = flow.routes();
-        let routes = format!("routes = [\"{route_v4}\", \"{route_v6}\"]\n");
+        let routes = format!("{more}routes = [\"{route_v4}\", \"{route_v6}\"]\n");
         let others = self.page.gateway_toml.lines().filter(|line| !line.starts_with("routes"));
         let text = routes + &others.collect::<Vec<_>>().join("\n");
         fs::write(self.lab.outside(&file), text).unwrap();
@@ -100,16 +135,8 @@ impl Stage {
         OurDevice { vpnctl: self.programs.path("vpnctl").unwrap(), socket, node, process }
     }
 
-    fn independent(
-        &self,
-        node: &Node,
-        program: &str,
-        identity: &str,
-        flow: Flow,
-        arguments: &[&str],
-        ready: &str,
-    ) -> Independent {
-        let name = format!("{program}-{}", flow.name());
+    fn independent(&self, node: &Node, program: &str, identity: &str, name: &str, arguments: &[&str]) -> Independent {
+        let name = format!("{program}-{name}");
         let inside = |name: String| self.directory.join(name).to_str().unwrap().to_owned();
         let journal = inside(format!("{name}.json"));
         let (certificate, key) = (inside(format!("{identity}.pem")), inside(format!("{identity}.key")));
@@ -117,14 +144,8 @@ impl Stage {
         let mut command = python::command(node, &format!("{program}.py"));
         command.args(["--protocol", self.protocol.argument(), "--certificate", &certificate, "--key", &key]);
         command.args(["--trust-anchor", &trust_anchor, "--journal", &journal]).args(arguments);
-        let mut process = node.spawn(&format!("independent-{name}"), &mut command).unwrap();
-        let journal = Journal::at(self.lab.outside(journal));
-        wait_for(&format!("{ready:?} of {name}"), LIMIT, || {
-            process.must_run()?;
-            Ok(journal.has(ready).then_some(()))
-        })
-        .unwrap();
-        Independent { journal, process }
+        let process = node.spawn(&format!("independent-{name}"), &mut command).unwrap();
+        Independent { journal: Journal::at(self.lab.outside(journal)), process }
     }
 }
 
@@ -136,6 +157,16 @@ pub(crate) struct Independent {
 }
 
 impl Independent {
+    /// Waits until its journal says so.
+    fn is(mut self, ready: &str) -> Self {
+        wait_for(&format!("{ready:?} of {}", self.process.name()), LIMIT, || {
+            self.process.must_run()?;
+            Ok(self.journal.has(ready).then_some(()))
+        })
+        .unwrap();
+        self
+    }
+
     /// Stops it in order; it must have run until now.
     pub(crate) fn stop(&mut self) {
         self.process.must_run().unwrap();

@@ -51,7 +51,7 @@
 //! use m2m_tunnel::{capsule::AssignedAddress, http2};
 //! # async fn gateway(tls: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static)
 //! # -> Result<(), Box<dyn std::error::Error>> {
-//! let incoming = http2::accept(tls).await?;
+//! let incoming = http2::accept(tls, std::sync::Arc::default()).await?;
 //! // Refuse with incoming.reject(…).
 //! let mut tunnel = incoming.accept().await?;
 //! tunnel.control.assign_addresses(vec![AssignedAddress::unrequested("10.99.0.2/32".parse()?)])?;

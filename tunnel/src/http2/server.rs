@@ -8,7 +8,7 @@ use h2::{
     ext::Protocol,
     server::{self, SendResponse},
 };
-use http::{Response, StatusCode, header};
+use http::{Response, header};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
@@ -26,6 +26,7 @@ use crate::{
     request::{self, Refusal, Scope},
     server::AcceptError,
     session::CloseReason,
+    template::Matcher,
 };
 
 /// How long a client may take to ask for a tunnel.
@@ -44,16 +45,16 @@ const MAX_RESET: usize = 8;
 const MAX_STREAM_ERRORS: usize = 32;
 
 /// Waits for the client's CONNECT-IP request on a fresh connection, TLS done, which it owns from then on: an error, or
-/// dropping the future, closes it. Any other request gets 404 (GET, HEAD) or 501, one for a malformed path 400; the client
-/// may ask again. It has 10 seconds for all that.
+/// dropping the future, closes it. Any other request gets 404 (GET, HEAD) or 501, one whose path does not
+/// follow the template of `matcher` 400; the client may ask again. It has 10 seconds for all that.
 ///
 /// # Errors
 /// [`AcceptError`].
-pub async fn accept<T>(io: T) -> Result<Incoming, AcceptError>
+pub async fn accept<T>(io: T, matcher: Arc<Matcher>) -> Result<Incoming, AcceptError>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    accept_within(REQUEST_TIMEOUT, io).await
+    accept_within(REQUEST_TIMEOUT, io, &matcher).await
 }
 
 /// A client that asks for a tunnel. Dropping it closes the connection.
@@ -80,7 +81,7 @@ impl Incoming {
         &self.request
     }
 
-    /// What the tunnel is asked for. To be refused with 400 when it is less than this gateway can confine a tunnel to.
+    /// What the tunnel is to be confined to.
     #[must_use]
     pub fn scope(&self) -> &Scope {
         &self.scope
@@ -107,11 +108,11 @@ impl Incoming {
         Ok(Http2Tunnel::new(self.owner, self.inbound, self.pings))
     }
 
-    /// Refuses with `status` and says why in plain text, waits until the client has it (2 seconds at most) and closes
+    /// Refuses and says why in plain text, waits until the client has it (2 seconds at most) and closes
     /// the connection.
-    pub async fn reject(self, status: StatusCode, reason: &str) {
+    pub async fn reject(self, refusal: &Refusal) {
         let Self { owner, respond, inbound, .. } = self;
-        answer(respond, status, reason);
+        answer(respond, refusal, &refusal.reason);
         drop(inbound);
         // Its PING comes back when the client has read the answer.
         owner.0.go_away();
@@ -128,17 +129,17 @@ impl Incoming {
     }
 }
 
-async fn accept_within<T>(patience: Duration, io: T) -> Result<Incoming, AcceptError>
+async fn accept_within<T>(patience: Duration, io: T, matcher: &Matcher) -> Result<Incoming, AcceptError>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    match tokio::time::timeout(patience, wait(io)).await {
+    match tokio::time::timeout(patience, wait(io, matcher)).await {
         Ok(incoming) => Ok(incoming?),
         Err(_) => Err(AcceptError::TimedOut),
     }
 }
 
-async fn wait<T>(io: T) -> Result<Incoming, CloseReason>
+async fn wait<T>(io: T, matcher: &Matcher) -> Result<Incoming, CloseReason>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -154,15 +155,14 @@ where
         };
         let (request, inbound) = request.into_parts();
         let request = from_http(request);
-        let refusal = match request::scope(&request) {
+        let refusal = match request::scope_at(matcher, &request) {
             Ok(scope) => {
                 let owner = drive(connection, socket);
                 return Ok(Incoming { owner, request, scope, respond, inbound, pings });
             }
             Err(refusal) => refusal,
         };
-        let Refusal { status, reason } = refusal;
-        answer(respond, status, if request.method == "HEAD" { "" } else { &reason });
+        answer(respond, &refusal, if request.method == "HEAD" { "" } else { &refusal.reason });
     }
     let owner = drive(connection, socket);
     owner.0.fail(ProtocolError::new(Code::EXCESSIVE_LOAD, "too many requests that are none for a tunnel"));
@@ -196,12 +196,15 @@ fn settings() -> server::Builder {
 }
 
 /// Queues a whole answer in plain text. Who does not want it does not get it.
-fn answer(mut respond: SendResponse<Chunk>, status: StatusCode, text: &str) {
+fn answer(mut respond: SendResponse<Chunk>, refusal: &Refusal, text: &str) {
     let mut response = Response::new(());
-    *response.status_mut() = status;
+    *response.status_mut() = refusal.status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain;charset=utf-8"));
     headers.insert(header::CONTENT_LENGTH, text.len().into());
+    if let Some(value) = refusal.proxy_status().and_then(|value| header::HeaderValue::try_from(value).ok()) {
+        headers.insert("proxy-status", value);
+    }
     let sent = respond.send_response(response, text.is_empty()).and_then(|mut outbound| match text {
         "" => Ok(()),
         _ => outbound.send_data(Chunk::uncounted(Bytes::copy_from_slice(text.as_bytes())), true),
@@ -236,8 +239,9 @@ mod tests {
     async fn silence_and_a_slow_drip_end_in_time() {
         let patience = Duration::from_millis(200);
         let (_near, far) = tokio::io::duplex(1024);
-        assert_eq!(accept_within(patience, far).await.unwrap_err(), AcceptError::TimedOut);
+        assert_eq!(accept_within(patience, far, &Matcher::default()).await.unwrap_err(), AcceptError::TimedOut);
         let (mut near, far) = tokio::io::duplex(1024);
+        let matcher = Matcher::default();
         let dripping = async {
             let mut drops = tokio::time::interval(patience / 20);
             for byte in b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".iter().chain([&0; 1000]) {
@@ -246,7 +250,7 @@ mod tests {
             }
         };
         let outcome = tokio::select! {
-            outcome = accept_within(patience, far) => outcome,
+            outcome = accept_within(patience, far, &matcher) => outcome,
             () = dripping => unreachable!(),
         };
         assert_eq!(outcome.unwrap_err(), AcceptError::TimedOut);

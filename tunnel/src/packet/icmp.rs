@@ -7,8 +7,8 @@ use std::{
 
 use super::{Header, IPV6_MIN_MTU, V4_HEADER, V6_HEADER, checksum, is_unicast, pseudo_header, upper_layer};
 
-const ICMP: u8 = 1;
-const ICMPV6: u8 = 58;
+pub(super) const ICMP: u8 = 1;
+pub(super) const ICMPV6: u8 = 58;
 
 /// Bytes of an ICMP header with its second word.
 const MESSAGE: usize = 8;

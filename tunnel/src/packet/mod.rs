@@ -163,9 +163,28 @@ fn v4_header_length(packet: &[u8]) -> usize {
 /// What a packet carries behind its headers: protocol and offset. `None` for fragments but the first, and for broken
 /// chains of extension headers.
 pub(crate) fn upper_layer(packet: &[u8]) -> Option<(u8, usize)> {
+    let (protocol, offset) = walk(packet)?;
+    Some((protocol, offset?))
+}
+
+/// The IP protocol of a packet: the one behind its extension headers, of a fragment that which the fragment names. `None` for
+/// broken chains of extension headers. The packet must be one that [`Header::parse`] accepts.
+#[must_use]
+pub fn ip_protocol(packet: &[u8]) -> Option<u8> {
+    walk(packet).map(|(protocol, _)| protocol)
+}
+
+/// Whether an IP protocol is the Internet Control Message Protocol, of either version.
+#[must_use]
+pub const fn is_icmp(protocol: u8) -> bool {
+    matches!(protocol, icmp::ICMP | icmp::ICMPV6)
+}
+
+/// The protocol behind the headers, and where that begins unless the packet is a fragment other than the first.
+fn walk(packet: &[u8]) -> Option<(u8, Option<usize>)> {
     if packet.first()? >> 4 == 4 {
         let fragment_offset = u16::from_be_bytes([*packet.get(6)?, *packet.get(7)?]) & 0x1fff;
-        return (fragment_offset == 0).then_some((*packet.get(9)?, v4_header_length(packet)));
+        return Some((*packet.get(9)?, (fragment_offset == 0).then(|| v4_header_length(packet))));
     }
     let mut protocol = *packet.get(6)?;
     let mut offset = V6_HEADER;
@@ -182,13 +201,13 @@ pub(crate) fn upper_layer(packet: &[u8]) -> Option<(u8, usize)> {
             }
             FRAGMENT => {
                 let fragment = packet.get(offset..offset + 8)?;
-                if u16::from_be_bytes([fragment[2], fragment[3]]) & 0xfff8 != 0 {
-                    return None;
-                }
                 protocol = fragment[0];
+                if u16::from_be_bytes([fragment[2], fragment[3]]) & 0xfff8 != 0 {
+                    return Some((protocol, None));
+                }
                 offset += 8;
             }
-            _ => return Some((protocol, offset)),
+            _ => return Some((protocol, Some(offset))),
         }
     }
 }
@@ -286,10 +305,10 @@ pub(crate) mod tests {
         chained.splice(40..40, [FRAGMENT, 0, 0, 0, 0, 0, 0, 0, 17, 0, 0, 1, 0, 0, 0, 9]);
         assert_eq!(upper_layer(&chained), Some((17, 56)));
         chained[51] = 8;
-        assert_eq!(upper_layer(&chained), None);
+        assert_eq!((upper_layer(&chained), ip_protocol(&chained)), (None, Some(17)));
         let mut fragment = v4(b"");
         fragment[7] = 1;
-        assert_eq!(upper_layer(&fragment), None);
+        assert_eq!((upper_layer(&fragment), ip_protocol(&fragment)), (None, Some(17)));
         let mut authenticated = v6(b"");
         authenticated[6] = AUTHENTICATION;
         authenticated.splice(40..40, [&[17, 4, 0, 0][..], &[0; 20]].concat());

@@ -10,6 +10,7 @@ use crate::{
     capsule::{AssignedAddress, RequestedAddress},
     http3::message::Request,
     routes::IpRange,
+    scope::Scope,
 };
 
 /// What happened.
@@ -18,8 +19,8 @@ use crate::{
 pub enum Event {
     /// The TLS handshake is complete: the peer is who it says.
     Connected,
-    /// To a server: somebody asks for a tunnel.
-    Requested(Box<Request>),
+    /// To a server: somebody asks for a tunnel, confined to this.
+    Requested(Box<Request>, Scope),
     /// To a client: the tunnel is open.
     Established,
     /// To a client: the gateway answered, and not with success. 401 and 403: this device is not let in.

@@ -13,7 +13,7 @@ use crate::{
         settings::Settings,
     },
     qpack::Field,
-    request,
+    request::{self, Refusal},
 };
 
 impl Session {
@@ -25,11 +25,11 @@ impl Session {
         self.open(stream);
     }
 
-    /// Refuses the request with `status`, says why in plain text, waits until the client has it (2 seconds at most) and closes the
+    /// Refuses the request, says why in plain text, waits until the client has it (2 seconds at most) and closes the
     /// connection.
-    pub fn reject(&mut self, status: StatusCode, reason: &str, now: Instant) {
+    pub fn reject(&mut self, refusal: &Refusal, now: Instant) {
         let Phase::Requested { stream } = self.phase else { return };
-        self.answer(stream, status, reason);
+        self.answer(stream, refusal, &refusal.reason);
         self.phase = Phase::Rejecting { stream };
         self.deadline = Some(now + ANSWER_TIMEOUT);
     }
@@ -101,17 +101,17 @@ impl Session {
     }
 
     pub(super) fn asked(&mut self, stream: StreamId, asked: Request, now: Instant) -> Result<(), ProtocolError> {
-        match request::scope(&asked) {
-            Ok(_) => {
+        match request::scope_at(&self.matcher, &asked) {
+            Ok(scope) => {
                 if let Phase::Listening { request, .. } = &mut self.phase {
-                    *request = Some((stream, asked));
+                    *request = Some((stream, asked, scope));
                 }
                 self.announce(now);
             }
             Err(refusal) => {
                 self.streams.stop(&mut self.quic, stream, Code::NO_ERROR);
                 let text = if asked.method == "HEAD" { "" } else { &refusal.reason };
-                self.answer(stream, refusal.status, text);
+                self.answer(stream, &refusal, text);
             }
         }
         Ok(())
@@ -121,13 +121,13 @@ impl Session {
     pub(super) fn announce(&mut self, now: Instant) {
         let Phase::Listening { settings: Some(settings), request } = &mut self.phase else { return };
         let takes_packets = settings.h3_datagram;
-        let Some((stream, request)) = request.take() else { return };
+        let Some((stream, request, scope)) = request.take() else { return };
         self.phase = Phase::Requested { stream };
         if !takes_packets {
-            return self.reject(StatusCode::BAD_REQUEST, "HTTP datagrams are needed", now);
+            return self.reject(&Refusal::new(StatusCode::BAD_REQUEST, "HTTP datagrams are needed"), now);
         }
         self.deadline = None;
-        self.events.push_back(Event::Requested(Box::new(request)));
+        self.events.push_back(Event::Requested(Box::new(request), scope));
     }
 
     pub(super) fn refused(&mut self, now: Instant) {
@@ -136,14 +136,13 @@ impl Session {
         self.close(Code::NO_ERROR, "", now);
     }
 
-    pub(super) fn answer(&mut self, stream: StreamId, status: StatusCode, text: &str) {
-        let response = Response {
-            status,
-            fields: vec![
-                Field::new("content-type", "text/plain;charset=utf-8"),
-                Field::new("content-length", &text.len().to_string()),
-            ],
-        };
+    pub(super) fn answer(&mut self, stream: StreamId, refusal: &Refusal, text: &str) {
+        let mut fields = vec![
+            Field::new("content-type", "text/plain;charset=utf-8"),
+            Field::new("content-length", &text.len().to_string()),
+        ];
+        fields.extend(refusal.proxy_status().map(|value| Field::new("proxy-status", &value)));
+        let response = Response { status: refusal.status, fields };
         self.streams.send_fields(&mut self.quic, stream, &response.to_fields());
         if !text.is_empty() {
             self.streams.send_content(&mut self.quic, stream, text.as_bytes());

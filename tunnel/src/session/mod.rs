@@ -13,6 +13,7 @@ mod streams;
 use std::{
     collections::VecDeque,
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -36,7 +37,9 @@ use crate::{
     },
     queue::Queue,
     routes::{IpRange, normalize},
+    scope::Scope,
     server::REQUEST_TIMEOUT,
+    template::Matcher,
 };
 use liveness::{Due, Frames, Liveness, News};
 use streams::{Happening, Streams, code_of};
@@ -64,6 +67,8 @@ const AHEAD: Duration = Duration::from_millis(2);
 pub struct Session {
     quic: Connection,
     streams: Streams,
+    /// Where a server's tunnels are.
+    matcher: Arc<Matcher>,
     phase: Phase,
     queue: Queue,
     liveness: Liveness,
@@ -87,7 +92,7 @@ enum Phase {
     /// A client reads why it is refused.
     Refused { stream: StreamId, status: StatusCode, text: Vec<u8> },
     /// A server waits for SETTINGS and a request.
-    Listening { settings: Option<Settings>, request: Option<(StreamId, Request)> },
+    Listening { settings: Option<Settings>, request: Option<(StreamId, Request, Scope)> },
     /// A server waits for the program's word.
     Requested { stream: StreamId },
     /// A server waits until the client knows that it is refused.
@@ -107,10 +112,11 @@ impl Session {
     }
 
     /// The gateway's end of a connection that has just been accepted. Requests for anything but a tunnel are answered by themselves:
-    /// 404 (GET, HEAD), 501, or 400 for a path that is none.
+    /// 404 (GET, HEAD), 501, or 400 for a path that does not follow the template of `matcher`.
     #[must_use]
-    pub fn server(quic: Connection, now: Instant) -> Self {
-        Self::new(quic, Phase::Listening { settings: None, request: None }, now + REQUEST_TIMEOUT, now)
+    pub fn server(quic: Connection, matcher: Arc<Matcher>, now: Instant) -> Self {
+        let phase = Phase::Listening { settings: None, request: None };
+        Self { matcher, ..Self::new(quic, phase, now + REQUEST_TIMEOUT, now) }
     }
 
     fn new(mut quic: Connection, phase: Phase, deadline: Instant, now: Instant) -> Self {
@@ -118,6 +124,7 @@ impl Session {
             quic_room: quic.datagrams().send_buffer_space(),
             streams: Streams::new(quic.side().is_server()),
             quic,
+            matcher: Arc::default(),
             phase,
             queue: Queue::new(QUEUE, PREFIX.len()),
             liveness: Liveness::new(None, now),

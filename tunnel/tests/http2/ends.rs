@@ -1,6 +1,6 @@
 //! Two ends of a tunnel, and peers that the tests play themselves.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use h2::{RecvStream, SendStream, client, server};
@@ -41,7 +41,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let connecting = http2::connect(client, ConnectRequest::new(AUTHORITY));
-    let serving = async { http2::accept(server).await.unwrap().accept().await.unwrap() };
+    let serving = async { http2::accept(server, Arc::default()).await.unwrap().accept().await.unwrap() };
     let (client, server) = soon(async { tokio::join!(connecting, serving) }).await;
     (client.unwrap(), server)
 }
@@ -110,7 +110,7 @@ pub(crate) struct WithPlayedClient {
 
 pub(crate) async fn with_played_client() -> WithPlayedClient {
     let (near, far) = pipe();
-    let serving = tokio::spawn(async { http2::accept(far).await.unwrap().accept().await.unwrap() });
+    let serving = tokio::spawn(async { http2::accept(far, Arc::default()).await.unwrap().accept().await.unwrap() });
     let (mut requests, connection) = played_client(near).await;
     let (response, outbound) = requests.send_request(connect_ip(UNLIMITED), false).unwrap();
     let inbound = soon(response).await.unwrap().into_body();

@@ -1,5 +1,7 @@
 //! Peers that break the rules or take more than their share.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use h2::{Reason, server};
 use m2m_tunnel::{
@@ -231,7 +233,7 @@ async fn requests_beside_the_tunnel_are_refused_and_too_many_end_it() {
 #[tokio::test]
 async fn requests_that_are_reset_at_once_end_the_connection() {
     let (near, far) = pipe();
-    let serving = tokio::spawn(http2::accept(far));
+    let serving = tokio::spawn(http2::accept(far, Arc::default()));
     let (mut requests, connection) = played_client(near).await;
     soon(async {
         loop {
@@ -257,7 +259,7 @@ async fn requests_that_are_reset_at_once_end_the_connection() {
 #[tokio::test]
 async fn header_fields_without_an_end_end_the_connection() {
     let (mut near, far) = pipe();
-    let serving = tokio::spawn(http2::accept(far));
+    let serving = tokio::spawn(http2::accept(far, Arc::default()));
     near.write_all(&[PREFACE, &frame(kind::SETTINGS, 0, 0, &[])].concat()).await.unwrap();
     near.write_all(&frame(kind::HEADERS, 0, 1, &[])).await.unwrap();
     // Literal fields of 100 bytes, never the end of the section
@@ -279,7 +281,7 @@ async fn header_fields_without_an_end_end_the_connection() {
 #[tokio::test]
 async fn whoever_pings_without_reading_is_not_read_any_more() {
     let (mut near, far) = tokio::io::duplex(4096);
-    let _serving = tokio::spawn(http2::accept(far));
+    let _serving = tokio::spawn(http2::accept(far, Arc::default()));
     near.write_all(&[PREFACE, &frame(kind::SETTINGS, 0, 0, &[])].concat()).await.unwrap();
     let pings = frame(kind::PING, 0, 0, &[1; 8]).repeat(10);
     let mut sent = 0;

@@ -1,6 +1,6 @@
 //! Who does not get a tunnel, and what it is told.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use h2::{client::SendRequest, server};
@@ -10,7 +10,7 @@ use m2m_tunnel::{
     http2,
     http3::Code,
     qpack::Field,
-    request::{Scope, Target},
+    request::{Refusal, Scope, Target},
     server::AcceptError,
     session::CloseReason,
 };
@@ -33,12 +33,12 @@ async fn exchange(requests: &mut SendRequest<Bytes>, request: Request<()>) -> (R
 async fn a_refusal_brings_its_reason() {
     let (near, far) = pipe();
     let serving = async {
-        let incoming = http2::accept(far).await.unwrap();
+        let incoming = http2::accept(far, Arc::default()).await.unwrap();
         assert_eq!(incoming.authority(), AUTHORITY);
         assert_eq!(incoming.request().path, UNLIMITED);
         assert_eq!(incoming.scope(), &Scope::default());
         assert_eq!(incoming.request().fields, [Field::new("capsule-protocol", "?1")]);
-        incoming.reject(StatusCode::FORBIDDEN, "this device is not known here").await;
+        incoming.reject(&Refusal::new(StatusCode::FORBIDDEN, "this device is not known here")).await;
     };
     let (outcome, ()) =
         soon(async { tokio::join!(http2::connect(near, ConnectRequest::new(AUTHORITY)), serving) }).await;
@@ -50,7 +50,7 @@ async fn a_refusal_brings_its_reason() {
 #[tokio::test]
 async fn other_requests_get_their_status_and_a_tunnel_still_comes() {
     let (near, far) = pipe();
-    let serving = tokio::spawn(http2::accept(far));
+    let serving = tokio::spawn(http2::accept(far, Arc::default()));
     let (mut requests, _connection) = played_client(near).await;
     let plain = |method: &str| Request::builder().method(method).uri(format!("https://{AUTHORITY}/")).body(()).unwrap();
     let (response, text) = exchange(&mut requests, plain("GET")).await;
@@ -85,7 +85,7 @@ async fn other_requests_get_their_status_and_a_tunnel_still_comes() {
 #[tokio::test]
 async fn header_fields_have_a_limit() {
     let (near, far) = pipe();
-    let serving = tokio::spawn(http2::accept(far));
+    let serving = tokio::spawn(http2::accept(far, Arc::default()));
     let (mut requests, _connection) = played_client(near).await;
     let mut request = connect_ip(UNLIMITED);
     request.headers_mut().insert("x", "y".repeat(17 * 1024).parse().unwrap());
@@ -155,7 +155,7 @@ async fn a_connection_that_breaks_ends_the_waiting_on_both_sides() {
     assert!(matches!(error, ConnectError::Closed(CloseReason::Transport(_))), "{error}");
 
     let (near, far) = pipe();
-    let serving = tokio::spawn(http2::accept(far));
+    let serving = tokio::spawn(http2::accept(far, Arc::default()));
     let (requests, connection) = played_client(near).await;
     drop(requests);
     soon(connection).await.unwrap().unwrap();
@@ -166,7 +166,7 @@ async fn a_connection_that_breaks_ends_the_waiting_on_both_sides() {
 #[tokio::test]
 async fn a_client_that_gives_up_frees_the_gateway() {
     let (near, far) = pipe();
-    let serving = tokio::spawn(http2::accept(far));
+    let serving = tokio::spawn(http2::accept(far, Arc::default()));
     let (mut requests, _connection) = played_client(near).await;
     let (response, mut outbound) = requests.send_request(connect_ip(UNLIMITED), false).unwrap();
     let incoming = soon(serving).await.unwrap().unwrap();
@@ -195,7 +195,7 @@ async fn what_speaks_another_protocol_is_no_gateway_and_no_device() {
 
         let (mut near, far) = pipe();
         near.write_all(text.as_bytes()).await.unwrap();
-        let error = soon(http2::accept(far)).await.unwrap_err();
+        let error = soon(http2::accept(far, Arc::default())).await.unwrap_err();
         assert!(matches!(error, AcceptError::Closed(CloseReason::Protocol { .. })), "{error}");
     }
 }

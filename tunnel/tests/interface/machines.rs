@@ -13,7 +13,7 @@ use m2m_tunnel::{
     capsule::AssignedAddress,
     carrier::{self, Counters, End, LinkId, Notice, Policy, Way},
     client::{ConnectRequest, establish},
-    hub::{EndpointConfig, Hub},
+    hub::{EndpointConfig, Hub, Service},
     session::Event,
     tun::{Tun, TunConfig},
     udp::UdpSocket,
@@ -142,7 +142,8 @@ impl Side {
 async fn ends() -> (Way, Way) {
     let (client, server) = configurations();
     let socket = || UdpSocket::new(std::net::UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).unwrap()).unwrap();
-    let mut server = Hub::new(socket(), EndpointConfig::default(), Some(server));
+    let mut server =
+        Hub::new(socket(), EndpointConfig::default(), Some(Service { config: server, matcher: Arc::default() }));
     let mut hub = Hub::new(socket(), EndpointConfig::default(), None);
     let request = ConnectRequest::new(AUTHORITY);
     let handle = hub.connect(client, server.local(), AUTHORITY, request, Instant::now()).unwrap();
@@ -157,7 +158,7 @@ async fn ends() -> (Way, Way) {
             while let Some(handle) = server.next_changed(now) {
                 let session = server.session(handle).unwrap();
                 while let Some(event) = session.poll_event() {
-                    if matches!(event, Event::Requested(_)) {
+                    if matches!(event, Event::Requested(..)) {
                         session.accept();
                         server.transmit(now);
                         return Way::Http3(Box::new(server), handle);

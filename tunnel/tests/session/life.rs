@@ -21,7 +21,7 @@ fn a_tunnel_opens_in_two_round_trips() {
     assert_eq!(took, Duration::from_millis(40), "two round trips of 20 ms");
     assert!(world.client.take(|event| *event == Event::Connected).is_some());
     assert!(world.client.take(|event| *event == Event::Established).is_some());
-    let Some(Event::Requested(request)) = world.server.take(|event| matches!(event, Event::Requested(_))) else {
+    let Some(Event::Requested(request, _)) = world.server.take(|event| matches!(event, Event::Requested(..))) else {
         panic!("no request")
     };
     assert_eq!((request.authority.as_str(), request.path.as_str()), ("gateway.example", "/.well-known/masque/ip/*/*/"));

@@ -63,7 +63,7 @@ impl Peer {
             Self::Session(session) => {
                 session.settle(now);
                 while let Some(event) = session.poll_event() {
-                    if accepts && matches!(event, Event::Requested(_)) {
+                    if accepts && matches!(event, Event::Requested(..)) {
                         session.accept();
                     }
                     events.push(event);

@@ -13,6 +13,7 @@ use m2m_tunnel::{
     },
     qpack::{self, Field},
     request,
+    request::Refusal,
     session::{CloseReason, Event},
 };
 
@@ -55,9 +56,9 @@ fn with_played_client(settings: &Settings) -> World {
 fn a_refusal_brings_its_reason() {
     let mut world = World::new(1);
     world.accepts = false;
-    world.run_until(SECOND, |world| world.server.events.iter().any(|event| matches!(event, Event::Requested(_))));
+    world.run_until(SECOND, |world| world.server.events.iter().any(|event| matches!(event, Event::Requested(..))));
     let now = world.now;
-    world.server.session().reject(StatusCode::FORBIDDEN, "this device is not known here", now);
+    world.server.session().reject(&Refusal::new(StatusCode::FORBIDDEN, "this device is not known here"), now);
     world.run(SECOND);
     let refused = Event::Refused { status: StatusCode::FORBIDDEN, reason: "this device is not known here".to_owned() };
     assert!(world.client.take(|event| *event == refused).is_some(), "{:?}", world.client.events);
@@ -117,7 +118,7 @@ fn a_client_without_datagrams_is_refused() {
     assert!(text.contains("datagrams"), "{text}");
     world.run(SECOND);
     assert!(!world.server.is_open());
-    assert!(world.server.take(|event| matches!(event, Event::Requested(_))).is_none(), "nothing to decide");
+    assert!(world.server.take(|event| matches!(event, Event::Requested(..))).is_none(), "nothing to decide");
     assert!(world.server.take(|event| *event == Event::Closed(CloseReason::Local)).is_some());
 }
 

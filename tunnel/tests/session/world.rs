@@ -406,7 +406,7 @@ impl World {
                 let peer = if is_played {
                     Peer::Played(Box::new(Played::new(quic)))
                 } else {
-                    Peer::Session(Box::new(Session::server(quic, now)))
+                    Peer::Session(Box::new(Session::server(quic, Arc::default(), now)))
                 };
                 end.connection = Some((handle, peer));
             }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use m2m_tunnel::http3::Code;
-use m2m_tunnel::hub::{ClientConfig, ConnectionHandle, EndpointConfig, Hub, ServerConfig};
+use m2m_tunnel::hub::{ClientConfig, ConnectionHandle, EndpointConfig, Hub, ServerConfig, Service};
 use m2m_tunnel::quic::{IDLE_TIMEOUT, client_config, client_transport, server_config, server_transport};
 use m2m_tunnel::session::Event;
 use m2m_tunnel::udp::UdpSocket;
@@ -97,7 +97,11 @@ fn quic() -> (ServerConfig, ClientConfig) {
 /// A gateway on this port that lets everybody in.
 async fn gateway(config: ServerConfig, port: u16) {
     let socket = std::net::UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)).unwrap();
-    let mut hub = Hub::new(UdpSocket::new(socket).unwrap(), EndpointConfig::default(), Some(config));
+    let mut hub = Hub::new(
+        UdpSocket::new(socket).unwrap(),
+        EndpointConfig::default(),
+        Some(Service { config, matcher: Arc::default() }),
+    );
     loop {
         let now = Instant::now();
         hub.receive(now).unwrap();
@@ -108,7 +112,7 @@ async fn gateway(config: ServerConfig, port: u16) {
         while let Some(handle) = hub.next_changed(now) {
             let Some(session) = hub.session(handle) else { continue };
             while let Some(event) = session.poll_event() {
-                if matches!(event, Event::Requested(_)) {
+                if matches!(event, Event::Requested(..)) {
                     session.accept();
                 }
             }
