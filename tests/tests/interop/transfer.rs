@@ -8,7 +8,7 @@ use std::{
 };
 
 use m2m_lab::Node;
-use sha2::{Digest, Sha256};
+use m2m_tests::{Content, Random};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// The longest time without a single byte.
@@ -33,13 +33,9 @@ pub(crate) fn both_ways(from: &Node, to: &Node, address: IpAddr, bytes: usize) {
 
 /// What one end has sent and received.
 struct Exchanged {
-    sent: Sum,
-    received: Sum,
+    sent: Content,
+    received: Content,
 }
-
-/// The number of bytes and their SHA-256.
-#[derive(Debug, PartialEq, Eq)]
-struct Sum(usize, [u8; 32]);
 
 fn exchange(stream: TcpStream, seed: u64, bytes: usize) -> Exchanged {
     stream.set_nonblocking(false).unwrap();
@@ -52,29 +48,29 @@ fn exchange(stream: TcpStream, seed: u64, bytes: usize) -> Exchanged {
     })
 }
 
-fn send(mut stream: &TcpStream, seed: u64, bytes: usize) -> Sum {
-    let (mut random, mut hash, mut left) = (Random(seed), Sha256::new(), bytes);
+fn send(mut stream: &TcpStream, seed: u64, bytes: usize) -> Content {
+    let (mut random, mut sent, mut left) = (Random::new(seed), Content::default(), bytes);
     while left > 0 {
-        let mut block = random.block();
+        let mut block = random.block(BLOCK);
         block.truncate(left);
         stream.write_all(&block).unwrap_or_else(|error| panic!("sending stops {left} bytes before the end: {error}"));
-        hash.update(&block);
+        sent.add(&block);
         left -= block.len();
     }
     stream.shutdown(Shutdown::Write).unwrap();
-    Sum(bytes, hash.finalize().into())
+    sent
 }
 
-fn receive(mut stream: &TcpStream) -> Sum {
-    let (mut hash, mut total, mut buffer) = (Sha256::new(), 0, vec![0; BLOCK]);
+fn receive(mut stream: &TcpStream) -> Content {
+    let (mut received, mut buffer) = (Content::default(), vec![0; BLOCK]);
     loop {
-        let length =
-            stream.read(&mut buffer).unwrap_or_else(|error| panic!("nothing comes after {total} bytes: {error}"));
+        let length = stream
+            .read(&mut buffer)
+            .unwrap_or_else(|error| panic!("nothing comes after {} bytes: {error}", received.bytes()));
         if length == 0 {
-            return Sum(total, hash.finalize().into());
+            return received;
         }
-        hash.update(&buffer[..length]);
-        total += length;
+        received.add(&buffer[..length]);
     }
 }
 
@@ -87,21 +83,5 @@ fn accept(listener: &TcpListener) -> TcpStream {
             Err(error) => assert!(Instant::now() < deadline, "nobody connects: {error}"),
         }
         thread::sleep(POLL);
-    }
-}
-
-/// Bytes that do not repeat: xorshift64*.
-struct Random(u64);
-
-impl Random {
-    fn block(&mut self) -> Vec<u8> {
-        (0..BLOCK / 8).flat_map(|_| self.next().to_le_bytes()).collect()
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 }

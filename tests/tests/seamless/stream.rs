@@ -12,8 +12,7 @@ use std::{
 };
 
 use m2m_lab::{Node, wait_until};
-use m2m_tests::LIMIT;
-use sha2::{Digest, Sha256};
+use m2m_tests::{Content, LIMIT, Random};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// The longest time without a single byte.
@@ -30,7 +29,7 @@ pub(crate) struct Stream {
     pace: Arc<AtomicU8>,
     heard: [Arc<Mutex<Heard>>; 2],
     /// What the device sent, the company received, the company sent, the device received.
-    threads: [JoinHandle<Sum>; 4],
+    threads: [JoinHandle<Content>; 4],
 }
 
 impl Stream {
@@ -87,17 +86,13 @@ impl Stream {
         let [up, up_there, down, down_here] = self.threads.map(|thread| thread.join().unwrap());
         assert_eq!(up, up_there, "other bytes arrived at the company than were sent");
         assert_eq!(down, down_here, "other bytes arrived at the device than were sent");
-        println!("{} bytes up and {} down arrived as they were sent", up.0, down.0);
+        println!("{} bytes up and {} down arrived as they were sent", up.bytes(), down.bytes());
     }
 }
 
 const RUN: u8 = 0;
 const PAUSE: u8 = 1;
 const FINISH: u8 = 2;
-
-/// The number of bytes and their SHA-256.
-#[derive(Debug, PartialEq, Eq)]
-struct Sum(usize, [u8; 32]);
 
 /// What came, and the longest time in which nothing did.
 #[derive(Debug)]
@@ -125,53 +120,38 @@ impl Heard {
     }
 }
 
-fn send(mut stream: &TcpStream, seed: u64, pace: &AtomicU8) -> Sum {
+fn send(mut stream: &TcpStream, seed: u64, pace: &AtomicU8) -> Content {
     stream.set_write_timeout(Some(SILENCE_LIMIT)).unwrap();
-    let (mut random, mut hash, mut total) = (Random(seed), Sha256::new(), 0);
+    let (mut random, mut sent) = (Random::new(seed), Content::default());
     loop {
         let pace = pace.load(Ordering::Relaxed);
-        if pace == FINISH && total >= LEAST {
+        if pace == FINISH && sent.bytes() >= LEAST {
             break;
         }
         if pace != PAUSE {
-            let block = random.block();
-            stream.write_all(&block).unwrap_or_else(|error| panic!("sending stops after {total} bytes: {error}"));
-            hash.update(&block);
-            total += block.len();
+            let block = random.block(BLOCK);
+            stream
+                .write_all(&block)
+                .unwrap_or_else(|error| panic!("sending stops after {} bytes: {error}", sent.bytes()));
+            sent.add(&block);
         }
         thread::sleep(PACE);
     }
     stream.shutdown(Shutdown::Write).unwrap();
-    Sum(total, hash.finalize().into())
+    sent
 }
 
-fn receive(mut stream: &TcpStream, heard: &Mutex<Heard>) -> Sum {
+fn receive(mut stream: &TcpStream, heard: &Mutex<Heard>) -> Content {
     stream.set_read_timeout(Some(SILENCE_LIMIT)).unwrap();
-    let (mut hash, mut total, mut buffer) = (Sha256::new(), 0, vec![0; BLOCK]);
+    let (mut received, mut buffer) = (Content::default(), vec![0; BLOCK]);
     loop {
-        let length =
-            stream.read(&mut buffer).unwrap_or_else(|error| panic!("nothing comes after {total} bytes: {error}"));
+        let length = stream
+            .read(&mut buffer)
+            .unwrap_or_else(|error| panic!("nothing comes after {} bytes: {error}", received.bytes()));
         if length == 0 {
-            return Sum(total, hash.finalize().into());
+            return received;
         }
-        hash.update(&buffer[..length]);
-        total += length;
+        received.add(&buffer[..length]);
         heard.lock().unwrap().hear(length);
-    }
-}
-
-/// Bytes that do not repeat: xorshift64*.
-struct Random(u64);
-
-impl Random {
-    fn block(&mut self) -> Vec<u8> {
-        (0..BLOCK / 8).flat_map(|_| self.next().to_le_bytes()).collect()
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 }
