@@ -3,6 +3,7 @@
 //! | room | what it does |
 //! |---|---|
 //! | [`DeviceKey`] | a P-256 key that can sign; [`PemKey`] in software, [`tpm::TpmKey`] in a TPM 2.0 |
+//! | [`SoftCertificate`] | a key in software and its certificates, in one file with a PIN: PKCS #12 |
 //! | [`chain`] | reads certificate chains, trust anchors and private keys from files |
 //! | [`certificate_request`] | a PKCS#10 request signed by any [`DeviceKey`] |
 //! | [`tpm`] | the one thread that talks to the TPM: endorsement, keys, credential activation |
@@ -16,6 +17,7 @@ pub mod endorsement;
 mod key;
 mod pem_key;
 mod request;
+mod soft_certificate;
 mod spki;
 pub mod tls;
 pub mod tpm;
@@ -23,3 +25,4 @@ pub mod tpm;
 pub use key::{DeviceKey, KeyError};
 pub use pem_key::PemKey;
 pub use request::{RequestError, certificate_request};
+pub use soft_certificate::{SoftCertificate, SoftCertificateError};

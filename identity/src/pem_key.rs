@@ -51,6 +51,15 @@ impl PemKey {
         Self::from_pair(pair.map_err(|error| KeyError::NotP256(error.to_string()))?)
     }
 
+    /// Reads a key from PKCS#8 (RFC 5958), DER.
+    ///
+    /// # Errors
+    /// [`KeyError::NotP256`].
+    pub fn from_pkcs8(der: &[u8]) -> Result<Self, KeyError> {
+        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, der);
+        Self::from_pair(pair.map_err(|error| KeyError::NotP256(error.to_string()))?)
+    }
+
     /// The private key as PKCS#8 PEM; wiped from memory when dropped.
     ///
     /// # Errors
