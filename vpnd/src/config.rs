@@ -34,6 +34,8 @@ use m2m_protocol::device_config::TunnelConfig;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+use crate::pin::PinSource;
+
 /// The whole file, checked.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "File")]
@@ -79,14 +81,51 @@ pub struct Managed {
 /// A machine without a manager.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standalone {
-    /// The device's certificate and those of its issuers but the root, PEM.
-    pub certificate: PathBuf,
-    /// Its private key, PEM.
-    pub key: PathBuf,
+    /// Who the device is.
+    pub identity: Files,
     /// The certificates that a gateway may chain to, PEM.
     pub trust_anchor: PathBuf,
     /// The tunnel.
     pub tunnel: TunnelConfig,
+}
+
+/// The files that say who a device is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Files {
+    /// `[identity.pem]`: the key is not protected.
+    Pem(PemFiles),
+    /// `[identity.pkcs12]`: key and certificates in one file, with a PIN.
+    Pkcs12(Pkcs12File),
+}
+
+impl Files {
+    /// The table that names them.
+    fn table(&self) -> &'static str {
+        match self {
+            Self::Pem(_) => "identity.pem",
+            Self::Pkcs12(_) => "identity.pkcs12",
+        }
+    }
+}
+
+/// A key and its certificates as PEM.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PemFiles {
+    /// The device's certificate and those of its issuers but the root, PEM.
+    pub certificate: PathBuf,
+    /// Its private key, PEM.
+    pub key: PathBuf,
+}
+
+/// A PKCS #12 file.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pkcs12File {
+    /// The file, `.p12` or `.pfx`.
+    pub file: PathBuf,
+    /// Its PIN.
+    pub pin: PinSource,
 }
 
 /// Who resolves names for the machine.
@@ -155,24 +194,26 @@ struct File {
 #[serde(try_from = "IdentityTables")]
 enum Identity {
     Tpm(TpmIdentity),
-    Pem(PemIdentity),
+    Files(Files),
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct IdentityTables {
     tpm: Option<TpmIdentity>,
-    pem: Option<PemIdentity>,
+    pem: Option<PemFiles>,
+    pkcs12: Option<Pkcs12File>,
 }
 
 impl TryFrom<IdentityTables> for Identity {
     type Error = &'static str;
 
     fn try_from(tables: IdentityTables) -> Result<Self, Self::Error> {
-        match (tables.tpm, tables.pem) {
-            (Some(tpm), None) => Ok(Self::Tpm(tpm)),
-            (None, Some(pem)) => Ok(Self::Pem(pem)),
-            _ => Err("expected either [identity.tpm] or [identity.pem]"),
+        match (tables.tpm, tables.pem, tables.pkcs12) {
+            (Some(tpm), None, None) => Ok(Self::Tpm(tpm)),
+            (None, Some(pem), None) => Ok(Self::Files(Files::Pem(pem))),
+            (None, None, Some(pkcs12)) => Ok(Self::Files(Files::Pkcs12(pkcs12))),
+            _ => Err("expected one of [identity.tpm], [identity.pem] and [identity.pkcs12]"),
         }
     }
 }
@@ -181,13 +222,6 @@ impl TryFrom<IdentityTables> for Identity {
 #[serde(deny_unknown_fields)]
 struct TpmIdentity {
     tcti: String,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PemIdentity {
-    certificate: PathBuf,
-    key: PathBuf,
 }
 
 fn default_socket() -> PathBuf {
@@ -218,15 +252,15 @@ impl TryFrom<File> for Config {
                     tcti: tpm.tcti,
                 })
             }
-            Identity::Pem(pem) => {
-                let beside = "beside [identity.pem]: enrolment needs a TPM";
+            Identity::Files(identity) => {
+                let table = identity.table();
+                let beside = &format!("beside [{table}]: enrolment needs a TPM");
                 absent(&file.first_boot, "first_boot", beside)?;
                 absent(&file.machine, "machine", beside)?;
                 Role::Standalone(Standalone {
-                    certificate: pem.certificate,
-                    key: pem.key,
-                    trust_anchor: present(file.trust_anchor, "trust_anchor", "identity.pem")?,
-                    tunnel: present(file.tunnel, "tunnel", "identity.pem")?,
+                    identity,
+                    trust_anchor: present(file.trust_anchor, "trust_anchor", table)?,
+                    tunnel: present(file.tunnel, "tunnel", table)?,
                 })
             }
         };

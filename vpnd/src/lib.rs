@@ -25,6 +25,7 @@ pub mod enrol;
 pub mod journal;
 pub mod network;
 pub mod peer;
+pub mod pin;
 pub mod roaming;
 pub mod state;
 pub mod store;

@@ -3,16 +3,18 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use m2m_identity::SoftCertificate;
 use m2m_identity::chain;
 use m2m_identity::tls::{Identity, TrustAnchors};
 use m2m_identity::tpm::{Tpm, TpmError};
 use m2m_protocol::config_file;
 use m2m_protocol::first_boot::FirstBoot;
 use m2m_protocol::machine::Machine;
+use zeroize::Zeroizing;
 
 use super::device::{Device, Member, Provision};
 use crate::certificate;
-use crate::config::{Managed, Role, Standalone};
+use crate::config::{Files, Managed, PemFiles, Pkcs12File, Role, Standalone};
 use crate::enrol::Manager;
 use crate::state::{Found, LookFailure, Membership};
 use crate::store::{Enrolment, StoreError};
@@ -101,15 +103,27 @@ fn not_enrolled(why: &dyn std::fmt::Display) -> Found {
 }
 
 fn read_standalone(device: &Device, files: &Standalone) -> Result<Found, LookFailure> {
-    let key = chain::private_key(&read(&files.key)?, None).map_err(|error| wrong(&files.key, &error))?;
-    let identity =
-        certificate::join(&read(&files.certificate)?, key).map_err(|error| wrong(&files.certificate, &error))?;
+    let (place, identity) = match &files.identity {
+        Files::Pem(pem) => (&pem.certificate, read_pem(pem)?),
+        Files::Pkcs12(pkcs12) => (&pkcs12.file, read_pkcs12(pkcs12)?),
+    };
     let anchors = TrustAnchors::parse(read(&files.trust_anchor)?.as_bytes())
         .map_err(|error| wrong(&files.trust_anchor, &error))?;
-    let member =
-        Member::new(&identity, anchors, files.tunnel.clone()).map_err(|error| wrong(&files.certificate, &error))?;
+    let member = Member::new(&identity, anchors, files.tunnel.clone()).map_err(|error| wrong(place, &error))?;
     device.set_member(None, Some(member));
     Ok(Found::Member(Membership::new(&files.tunnel, false)))
+}
+
+fn read_pem(files: &PemFiles) -> Result<Identity, LookFailure> {
+    let key = chain::private_key(&read(&files.key)?, None).map_err(|error| wrong(&files.key, &error))?;
+    certificate::join(&read(&files.certificate)?, key).map_err(|error| wrong(&files.certificate, &error))
+}
+
+fn read_pkcs12(Pkcs12File { file, pin }: &Pkcs12File) -> Result<Identity, LookFailure> {
+    let content = std::fs::read(file).map(Zeroizing::new).map_err(|error| wrong(file, &error))?;
+    let pin = pin.read().map_err(|error| LookFailure::Files(format!("identity.pkcs12: {error}")))?;
+    let opened = SoftCertificate::open(&content, pin.reveal()).map_err(|error| wrong(file, &error))?;
+    Identity::new(opened.chain, Arc::new(opened.key)).map_err(|error| wrong(file, &error))
 }
 
 fn read(path: &Path) -> Result<String, LookFailure> {

@@ -1,0 +1,80 @@
+//! A gateway that takes any device of its CA, and devices with an identity of their own.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use m2m_lab::addresses::{INTRANET_NAME, INTRANET_V4};
+use m2m_lab::{ChildHandle, DeviceNode, Firewall, Lab, LabOptions, Programs};
+use m2m_tests::{StandalonePage, shell};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A lab with the certificates of `docs/standalone.md`, and its gateway.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    page: StandalonePage,
+    programs: Programs,
+    _gateway: ChildHandle,
+    device: DeviceNode,
+    directory: PathBuf,
+    lab: Lab,
+}
+
+impl Stage {
+    pub(crate) fn set() -> Self {
+        let lab = Lab::start(LabOptions { token: "authentication".to_owned(), ..LabOptions::default() }).unwrap();
+        let directory = lab.directory("authentication").unwrap();
+        let page = StandalonePage::moved_to(directory.to_str().unwrap()).unwrap();
+        let node = lab.topology().gateway.clone();
+        shell(&node, &directory, &page.certificates).unwrap();
+        let file = directory.join("gateway.toml");
+        fs::write(lab.outside(&file), &page.gateway_toml).unwrap();
+        let programs = Programs::find().unwrap();
+        let mut command = node.command(&programs.path("m2m-gateway").unwrap());
+        let gateway = node.spawn("gateway", command.arg("--config").arg(&file)).unwrap();
+        node.wait_for_tcp(([127, 0, 0, 1], 9184)).unwrap();
+        let device = lab.plug("atm-0001", Firewall::Open).unwrap();
+        Self { page, programs, _gateway: gateway, device, directory, lab }
+    }
+
+    /// Where the device's files are, as it sees them.
+    pub(crate) fn place(&self) -> &str {
+        self.directory.to_str().unwrap()
+    }
+
+    /// Runs a script beside the certificates.
+    pub(crate) fn prepare(&self, script: &str) {
+        shell(&self.device.node, &self.directory, script).unwrap();
+    }
+
+    /// A device with these tables in place of `[identity.pem]` opens its tunnel and reaches the company.
+    pub(crate) fn connects(&self, name: &str, identity: &str) {
+        let mut daemon = self.start(name, identity);
+        daemon.wait_for_log("-> Connected", LIMIT).unwrap();
+        let fetch = format!("curl --silent --max-time 10 --header 'Host: {INTRANET_NAME}' http://{INTRANET_V4}/");
+        assert_eq!(shell(&self.device.node, &self.directory, &fetch).unwrap(), "m2mvpn lab authentication\n", "{name}");
+        self.stop(daemon);
+    }
+
+    /// A device with these tables gets no tunnel, and says this.
+    pub(crate) fn is_refused(&self, name: &str, identity: &str, words: &str) {
+        let mut daemon = self.start(name, identity);
+        let line = daemon.wait_for_log("NotProvisioned: ", LIMIT).unwrap();
+        assert!(line.contains(words), "{name}: {line}");
+        self.stop(daemon);
+    }
+
+    fn start(&self, name: &str, identity: &str) -> ChildHandle {
+        let (before, rest) = self.page.vpnd_toml.split_once("[identity.pem]").unwrap();
+        let (_, behind) = rest.split_once("[[tunnel.gateway]]").unwrap();
+        let file = self.directory.join(format!("{name}.toml"));
+        fs::write(self.lab.outside(&file), format!("{before}{identity}\n[[tunnel.gateway]]{behind}")).unwrap();
+        let mut command = self.device.node.command(&self.programs.path("vpnd").unwrap());
+        self.device.node.spawn(name, command.arg("--config").arg(&file)).unwrap()
+    }
+
+    fn stop(&self, mut daemon: ChildHandle) {
+        daemon.must_run().unwrap();
+        daemon.stop();
+        daemon.wait(LIMIT).unwrap();
+    }
+}
