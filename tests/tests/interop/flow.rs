@@ -56,6 +56,15 @@ impl Protocol {
         ])
     }
 
+    /// The gateway's answer that begins the tunnel, sorted: over QUIC it sends echoes.
+    pub(crate) fn granted_by_gateway(self) -> Value {
+        let mut fields = granted();
+        if let (Self::Http3, Some(fields)) = (self, fields.as_array_mut()) {
+            fields.push(json!(["m2mvpn-echo", "?1"]));
+        }
+        fields
+    }
+
     /// The first packet in one direction, without its length: on the first request's stream, in the context of IP packets.
     pub(crate) fn first_packet(self) -> Value {
         match self {

@@ -96,7 +96,7 @@ fn independent_client_to_gateway(protocol: Protocol) {
         let journal = client.journal;
         journal.assert_settings("received", protocol.proxy_settings());
         assert_eq!(journal.requests("sent"), [protocol.request()]);
-        assert_eq!(journal.responses("received"), [flow::granted()]);
+        assert_eq!(journal.responses("received"), [protocol.granted_by_gateway()]);
         assert_eq!(journal.capsules("sent"), [flow::address_request()]);
         assert_eq!(journal.capsules("received"), flow.of_gateway());
         journal.assert_packets(protocol, BYTES);

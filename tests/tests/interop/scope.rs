@@ -7,7 +7,7 @@ use m2m_lab::addresses::INTRANET_V4;
 use serde_json::{Value, json};
 
 use crate::{
-    flow::{CLIENT_V4, Flow, Protocol, address_assign, address_request, granted},
+    flow::{CLIENT_V4, Flow, Protocol, address_assign, address_request},
     stage::{LIMIT, Stage},
 };
 
@@ -28,7 +28,7 @@ pub(crate) fn is_kept(protocol: Protocol) {
     gateway.wait_for_end_of_session();
 
     let journal = client.journal;
-    assert_eq!(journal.responses("received"), [granted()]);
+    assert_eq!(journal.responses("received"), [protocol.granted_by_gateway()]);
     assert_eq!(journal.capsules("sent"), [address_request()]);
     let only = json!({ "start": INTRANET_V4, "end": INTRANET_V4, "protocol": TCP });
     let routes = json!({ "type": "ROUTE_ADVERTISEMENT", "ranges": [only] });

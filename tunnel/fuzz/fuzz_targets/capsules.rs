@@ -75,5 +75,6 @@ fn check(capsule: &Capsule) {
             assert!(ranges.iter().all(|range| range.start() <= range.end()));
             assert!(are_ordered(&normalize(ranges.clone())));
         }
+        Capsule::Echo(delay) => assert_eq!(delay.subsec_nanos() % 1_000_000, 0),
     }
 }

@@ -1,6 +1,6 @@
 //! Capsules (RFC 9297 §3.2) and those of CONNECT-IP (RFC 9484 §4.7).
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use ipnet::IpNet;
@@ -15,6 +15,8 @@ const DATAGRAM: u64 = 0x00;
 const ADDRESS_ASSIGN: u64 = 0x01;
 const ADDRESS_REQUEST: u64 = 0x02;
 const ROUTE_ADVERTISEMENT: u64 = 0x03;
+/// The product's own. Who does not know it skips it.
+const ECHO: u64 = 0x6d_3210;
 
 /// The longest value in bytes of a capsule that is read; an IP packet and its context id always fit, and some 2000
 /// ranges.
@@ -64,6 +66,8 @@ pub enum Capsule {
     AddressRequest(Vec<RequestedAddress>),
     /// All ranges that the sender reaches, in order.
     RouteAdvertisement(Vec<IpRange>),
+    /// From a client: to be sent back after this time, in milliseconds. From a server: sent back.
+    Echo(Duration),
 }
 
 impl Capsule {
@@ -92,6 +96,11 @@ impl Capsule {
                     write_range(range, &mut value);
                 }
                 ROUTE_ADVERTISEMENT
+            }
+            Self::Echo(delay) => {
+                let milliseconds = u64::try_from(delay.as_millis()).unwrap_or(varint::MAX);
+                varint::write(milliseconds.min(varint::MAX), &mut value);
+                ECHO
             }
         };
         varint::write(kind, out);
@@ -143,6 +152,10 @@ impl Capsule {
                 }
                 Ok(Self::AddressRequest(addresses))
             }
+            ECHO => match varint::take(rest) {
+                Some(milliseconds) if rest.is_empty() => Ok(Self::Echo(Duration::from_millis(milliseconds))),
+                _ => Err(malformed("ECHO is not one integer")),
+            },
             _ => {
                 let mut ranges = Vec::new();
                 while !rest.is_empty() {
@@ -288,10 +301,10 @@ fn read_header(input: &[u8]) -> Option<(u64, u64, usize)> {
 
 fn begin(kind: u64, length: u64) -> Result<State, ProtocolError> {
     match kind {
-        DATAGRAM | ADDRESS_ASSIGN | ADDRESS_REQUEST | ROUTE_ADVERTISEMENT if length <= MAX_VALUE => {
+        DATAGRAM | ADDRESS_ASSIGN | ADDRESS_REQUEST | ROUTE_ADVERTISEMENT | ECHO if length <= MAX_VALUE => {
             Ok(State::Value(kind, length as usize))
         }
-        DATAGRAM | ADDRESS_ASSIGN | ADDRESS_REQUEST | ROUTE_ADVERTISEMENT => {
+        DATAGRAM | ADDRESS_ASSIGN | ADDRESS_REQUEST | ROUTE_ADVERTISEMENT | ECHO => {
             let reason = format!("capsule of type {kind:#x} has {length} bytes, at most {MAX_VALUE} are read");
             Err(ProtocolError::new(Code::EXCESSIVE_LOAD, reason))
         }

@@ -50,8 +50,9 @@ fn layouts_of_rfc_9484() {
     let range = |start: &str, end: &str, protocol| {
         IpRange::new(start.parse().unwrap(), end.parse().unwrap(), protocol).unwrap()
     };
-    let cases: [(Capsule, &[u8]); 9] = [
+    let cases: [(Capsule, &[u8]); 10] = [
         (Capsule::Datagram(Bytes::from_static(&[0, 0x45])), &[0, 2, 0, 0x45]),
+        (Capsule::Echo(Duration::from_secs(60)), &[0x80, 0x6d, 0x32, 0x10, 4, 0x80, 0, 0xea, 0x60]),
         (
             Capsule::AddressRequest(vec![RequestedAddress { request_id: 1, prefix: prefix("0.0.0.0/32") }]),
             &[2, 7, 1, 4, 0, 0, 0, 0, 32],
@@ -187,6 +188,7 @@ fn any_capsule() -> impl Strategy<Value = Capsule> {
         proptest::collection::vec(requested, 1..5).prop_map(Capsule::AddressRequest),
         proptest::collection::vec(any_prefix().prop_map(IpRange::from_prefix), 0..5)
             .prop_map(|ranges| Capsule::RouteAdvertisement(normalize(ranges))),
+        (0..=varint::MAX).prop_map(|delay| Capsule::Echo(Duration::from_millis(delay))),
     ]
 }
 

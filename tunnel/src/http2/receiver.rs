@@ -179,6 +179,8 @@ impl Inbound {
                 Capsule::AddressAssign(addresses) => return Ok(Some(Event::AddressesAssigned(addresses))),
                 Capsule::AddressRequest(addresses) => return Ok(Some(Event::AddressesRequested(addresses))),
                 Capsule::RouteAdvertisement(ranges) => return Ok(Some(Event::RoutesAdvertised(ranges))),
+                // Only QUIC's bindings are asked about.
+                Capsule::Echo(_) => {}
             }
         }
         Ok(None)

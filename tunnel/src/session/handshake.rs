@@ -16,11 +16,16 @@ use crate::{
     request::{self, Refusal},
 };
 
+/// The field of an answer that says that ECHO capsules are sent back (RFC 9651 boolean).
+const ECHO: &str = "m2mvpn-echo";
+
 impl Session {
     /// Says yes to the request. Addresses and routes come after it.
     pub fn accept(&mut self) {
         let Phase::Requested { stream } = self.phase else { return };
-        self.streams.send_fields(&mut self.quic, stream, &request::granted().to_fields());
+        let mut granted = request::granted();
+        granted.fields.push(Field::new(ECHO, "?1"));
+        self.streams.send_fields(&mut self.quic, stream, &granted.to_fields());
         self.streams.expect_tunnel(stream);
         self.open(stream);
     }
@@ -94,6 +99,9 @@ impl Session {
         }
         if !request::starts_capsules(&response) {
             return Err(ProtocolError::new(Code::MESSAGE_ERROR, "answer does not start the capsule protocol"));
+        }
+        if response.fields.iter().any(|field| field.name == ECHO.as_bytes() && field.value == b"?1") {
+            self.liveness.peer_has_echo();
         }
         self.events.push_back(Event::Established);
         self.open(stream);

@@ -72,6 +72,8 @@ pub struct Session {
     phase: Phase,
     queue: Queue,
     liveness: Liveness,
+    /// When a server sends back an echo, and which. One at a time.
+    echo: Option<(Instant, Duration)>,
     events: VecDeque<Event>,
     ending: Option<CloseReason>,
     /// When the peer is late with the next step of the handshake.
@@ -128,6 +130,7 @@ impl Session {
             phase,
             queue: Queue::new(QUEUE, PREFIX.len()),
             liveness: Liveness::new(None, now),
+            echo: None,
             events: VecDeque::new(),
             ending: None,
             deadline: Some(deadline),
@@ -148,8 +151,12 @@ impl Session {
             self.deadline = None;
             self.late(now);
         }
+        if let Some((_, delay)) = self.echo.take_if(|(due, _)| *due <= now) {
+            self.tell(&Capsule::Echo(delay));
+        }
         match self.liveness.due(self.quic.rtt(), now) {
             Some(Due::Ping) if self.is_open() => self.quic.ping(),
+            Some(Due::Echo(delay)) if self.is_open() => self.tell(&Capsule::Echo(delay)),
             Some(Due::Silent) if self.is_open() => self.events.push_back(Event::Silent(self.liveness.silence(now))),
             _ => {}
         }
@@ -158,7 +165,8 @@ impl Session {
     /// When to call [`handle_timeout`](Self::handle_timeout).
     pub fn poll_timeout(&mut self) -> Option<Instant> {
         let liveness = if self.is_open() { self.liveness.deadline(self.quic.rtt()) } else { None };
-        [self.quic.poll_timeout(), self.deadline, liveness].into_iter().flatten().min()
+        let echo = self.echo.map(|(due, _)| due);
+        [self.quic.poll_timeout(), self.deadline, liveness, echo].into_iter().flatten().min()
     }
 
     /// Draws the conclusions from what was handled.
@@ -400,6 +408,14 @@ impl Session {
                         Capsule::AddressAssign(addresses) => Event::AddressesAssigned(addresses),
                         Capsule::AddressRequest(addresses) => Event::AddressesRequested(addresses),
                         Capsule::RouteAdvertisement(ranges) => Event::RoutesAdvertised(ranges),
+                        Capsule::Echo(delay) if self.quic.side().is_server() => {
+                            self.echo = Some((now + delay.min(LONGEST_ECHO), delay));
+                            continue;
+                        }
+                        Capsule::Echo(delay) => match self.liveness.echoed(delay, now) {
+                            Some(news) => news.into(),
+                            None => continue,
+                        },
                         Capsule::Datagram(payload) => match crate::varint::read(&payload) {
                             Some((IP_CONTEXT, size)) => Event::Packet(payload.slice(size..)),
                             _ => continue,
@@ -509,13 +525,10 @@ impl Session {
         let frames = Frames {
             sent: sent.datagram + sent.ping + sent.stream,
             received: received.acks + received.datagram + received.ping + received.stream,
+            data: received.datagram + received.stream,
             challenges: received.path_challenge,
         };
-        self.events.extend(self.liveness.observe(frames, now).map(|news| match news {
-            News::Answers => Event::Answers,
-            News::Kept(silence) => Event::BindingKept(silence),
-            News::Rebound(silence) => Event::BindingLost(silence),
-        }));
+        self.events.extend(self.liveness.observe(frames, now).map(Event::from));
         self.measure();
     }
 
@@ -528,6 +541,19 @@ impl Session {
         }
     }
 }
+
+impl From<News> for Event {
+    fn from(news: News) -> Self {
+        match news {
+            News::Answers => Self::Answers,
+            News::Kept(silence) => Self::BindingKept(silence),
+            News::Rebound(silence) => Self::BindingLost(silence),
+        }
+    }
+}
+
+/// No echo waits longer.
+const LONGEST_ECHO: Duration = Duration::from_secs(3600);
 
 /// Capsules that wait for the program.
 const MAX_EVENTS: usize = 64;

@@ -171,6 +171,10 @@ pub(crate) struct World {
     flights: BinaryHeap<Flight>,
     number: u64,
     rng: StdRng,
+    /// A NAT in front of the client: it forgets a binding after so long without a datagram from inside, and gives the next one the same
+    /// port.
+    pub(crate) nat: Option<Duration>,
+    nat_used: Instant,
 }
 
 impl World {
@@ -218,6 +222,8 @@ impl World {
             recent: VecDeque::new(),
             played,
             busy_until: [now; 2],
+            nat: None,
+            nat_used: now,
             flights: BinaryHeap::new(),
             number: 0,
             rng: StdRng::seed_from_u64(seed),
@@ -341,6 +347,11 @@ impl World {
 
     fn fly(&mut self, from: Side, transmit: &Transmit, content: &[u8]) {
         let path = if from == Side::Client { self.up } else { self.down };
+        if from == Side::Client {
+            self.nat_used = self.now;
+        }
+        let is_unknown = self.nat.is_some_and(|patience| self.now - self.nat_used > patience);
+        let path = Path { is_dead: path.is_dead || is_unknown, ..path };
         let address = self.end(from).address;
         for datagram in content.chunks(transmit.segment_size.unwrap_or(content.len())) {
             self.end(from).sent += 1;
