@@ -4,10 +4,12 @@ mod company;
 mod cutter;
 mod image;
 mod standalone;
+mod stream;
 mod traffic;
 
 pub use company::{Company, LIMIT};
 pub use cutter::Cutter;
 pub use image::image;
 pub use standalone::{StandalonePage, shell};
+pub use stream::Stream;
 pub use traffic::Traffic;
