@@ -282,8 +282,10 @@ impl TryFrom<String> for LoopbackAddr {
 pub(crate) struct Limits {
     /// The most devices that are connected at once.
     pub(crate) max_sessions: Count,
-    /// The most handshakes that are under way at once; more are refused.
+    /// The most handshakes that are under way at once over UDP, where more are refused, and as many over TCP, where the oldest gives way.
     pub(crate) max_handshakes: Count,
+    /// Of these, the most from one IPv4 address or one IPv6 /64; more are refused.
+    pub(crate) max_handshakes_per_source: Count,
     /// With so many handshakes under way, a client has to prove its address first (QUIC Retry, RFC 9000 section 8.1.2).
     pub(crate) retry_above: u32,
     /// Silence, in seconds, after which a device counts as gone.
@@ -292,7 +294,13 @@ pub(crate) struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_sessions: Count(10_000), max_handshakes: Count(512), retry_above: 64, idle_s: Seconds(1200) }
+        Self {
+            max_sessions: Count(10_000),
+            max_handshakes: Count(512),
+            max_handshakes_per_source: Count(64),
+            retry_above: 64,
+            idle_s: Seconds(1200),
+        }
     }
 }
 

@@ -1,11 +1,12 @@
 //! The parts of the gateway, put together: started, run and stopped.
 
+use std::fmt::Display;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, bail};
@@ -14,6 +15,7 @@ use m2m_identity::tls::{self, ClientAuthentication, ClientVerifier, Identity, Se
 use m2m_protocol::names::Token;
 use m2m_tunnel::http2;
 use m2m_tunnel::hub::{Hub, Service};
+use m2m_tunnel::packet::icmp::RateLimit;
 use m2m_tunnel::quic;
 use m2m_tunnel::session::CloseReason;
 use m2m_tunnel::template::Matcher;
@@ -26,7 +28,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use crate::address_book::AddressBook;
-use crate::admission::Admission;
+use crate::admission::{Admission, Limits};
 use crate::config::{self, Config};
 use crate::crl_source::Source;
 use crate::device_certificate::DeviceCertificate;
@@ -91,9 +93,12 @@ pub(crate) struct Gateway {
     matcher: Arc<Matcher>,
     /// What is counted.
     pub(crate) metrics: Metrics,
-    /// Who may begin a handshake.
+    /// Who may begin a handshake over UDP.
     pub(crate) admission: Admission,
+    /// Who may begin one over TCP: connections that go nowhere there do not close the other way.
+    pub(crate) stream_admission: Admission,
     is_stopping: AtomicBool,
+    notes: Mutex<RateLimit>,
     tun: Tun,
     ranges: config::Ranges,
     book: AddressBook,
@@ -129,18 +134,25 @@ pub(crate) async fn run(config: Config, prepared: Prepared) -> anyhow::Result<()
         .await
         .with_context(|| format!("metrics.listen: {}", config.metrics.listen.0))?;
 
+    let limits = Limits {
+        max: config.limits.max_handshakes.0,
+        max_per_source: config.limits.max_handshakes_per_source.0,
+        retry_above: config.limits.retry_above,
+    };
     let gateway = Arc::new(Gateway {
         policy: Policy::new(config.routes.iter().map(|route| route.0).collect(), ranges, own),
         matcher,
         metrics: Metrics::new(book.usage().1),
         is_stopping: AtomicBool::new(false),
+        notes: Mutex::new(RateLimit::new(NOTES, Instant::now())),
         tun: tun.clone(),
         ranges,
         book,
         routes,
         table: RwLock::new(Table::new(config.limits.max_sessions.0 as usize)),
         revocation,
-        admission: Admission::new(config.limits.max_handshakes.0, config.limits.retry_above),
+        admission: Admission::new(limits),
+        stream_admission: Admission::new(limits),
     });
     gateway.read_first_list().await;
 
@@ -274,6 +286,13 @@ impl Gateway {
         }
     }
 
+    /// Logs what became of somebody who came no further than the handshake. In a flood of them most go unsaid; the metrics count all.
+    pub(crate) fn note_stranger(&self, level: log::Level, who: &dyn Display, what: &dyn Display) {
+        if self.notes.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now()) {
+            log::log!(level, "{who}: {what}");
+        }
+    }
+
     /// Whether the revocation list in use names `certificate`.
     pub(crate) fn is_revoked(&self, certificate: &DeviceCertificate) -> bool {
         self.revocation.as_ref().is_some_and(|keeper| keeper.is_revoked(certificate))
@@ -283,7 +302,8 @@ impl Gateway {
     pub(crate) fn update_gauges(&self) {
         let gauge = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
         self.metrics.sessions.set(gauge(self.table().devices()));
-        self.metrics.handshakes_under_way.set(self.admission.under_way().into());
+        let handshakes = self.admission.under_way() + self.stream_admission.under_way();
+        self.metrics.handshakes_under_way.set(handshakes.into());
         self.metrics.addresses_assigned.set(gauge(self.book.usage().0));
         let Some(list) = self.revocation.as_ref().and_then(RevocationKeeper::current) else { return };
         let end = list.next_update().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -364,6 +384,12 @@ const POLL: Duration = Duration::from_millis(20);
 const LAST_WORDS: Duration = Duration::from_millis(50);
 /// How long the last words may take.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Why nobody gets in without a revocation list.
+pub(crate) const NO_LIST: &str = "refused: no revocation list, or it is too old";
+
+/// Lines about strangers a second in the log.
+const NOTES: u32 = 20;
 
 const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 

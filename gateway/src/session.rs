@@ -40,7 +40,11 @@ pub(crate) struct Session {
     /// Whether it was ever the one that packets for its device went to.
     was_current: AtomicBool,
     replies: Mutex<RateLimit>,
+    questions: Mutex<RateLimit>,
 }
+
+/// ADDRESS_REQUEST capsules a second, and in a burst. A device asks once, and says where it is when it moves.
+const QUESTIONS: u32 = 16;
 
 impl Session {
     /// A session that begins now.
@@ -57,6 +61,7 @@ impl Session {
             max_packet_size: AtomicUsize::new(0),
             was_current: AtomicBool::new(false),
             replies: Mutex::new(RateLimit::new(20, Instant::now())),
+            questions: Mutex::new(RateLimit::new(QUESTIONS, Instant::now())),
         }
     }
 
@@ -115,6 +120,11 @@ impl Session {
     pub(crate) fn may_reply(&self, now: Instant) -> bool {
         self.replies.lock().unwrap_or_else(PoisonError::into_inner).take(now)
     }
+
+    /// Whether the device may ask for addresses now.
+    pub(crate) fn may_ask(&self, now: Instant) -> bool {
+        self.questions.lock().unwrap_or_else(PoisonError::into_inner).take(now)
+    }
 }
 
 /// How a session is reached.
@@ -133,6 +143,8 @@ pub(crate) enum End {
     Revoked,
     /// The device has opened too many others.
     Replaced,
+    /// The device asks for addresses all the time.
+    Insistent,
     /// The gateway stops: come back later, or elsewhere.
     Stopping,
 }
@@ -143,6 +155,7 @@ impl End {
         match self {
             Self::Revoked => Code(0x6d3201),
             Self::Replaced => Code(0x6d3202),
+            Self::Insistent => Code::EXCESSIVE_LOAD,
             Self::Stopping => Code::NO_ERROR,
         }
     }
@@ -152,6 +165,7 @@ impl End {
         match self {
             Self::Revoked => "the device's certificate has been revoked",
             Self::Replaced => "replaced by newer sessions of this device",
+            Self::Insistent => "too many requests for addresses",
             Self::Stopping => "the gateway is stopping",
         }
     }
@@ -170,11 +184,12 @@ pub(crate) fn claims(addresses: &Addresses, requests: &[RequestedAddress]) -> bo
 /// Whatever is asked for, the device has its own addresses; a request gets the one of its family, or a refusal.
 pub(crate) fn answers(addresses: &Addresses, requests: &[RequestedAddress]) -> Vec<AssignedAddress> {
     let mut answers = assignments(addresses);
+    let own = answers.len();
     for request in requests {
         let same_family = |answer: &&mut AssignedAddress| {
             answer.request_id == 0 && answer.prefix.addr().is_ipv4() == request.prefix.addr().is_ipv4()
         };
-        match answers.iter_mut().find(same_family) {
+        match answers[..own].iter_mut().find(same_family) {
             Some(answer) => answer.request_id = request.request_id,
             None => answers.push(AssignedAddress { request_id: request.request_id, prefix: refusal(request) }),
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use log::Level;
 use m2m_tunnel::http2::tcp::ShortQueue;
 use m2m_tunnel::http2::{self, Incoming as Asked};
 use m2m_tunnel::lane::{Incoming, Lane};
@@ -19,9 +20,9 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use crate::admission::{Decision, Handshake};
+use crate::admission::{Displaced, Handshake};
 use crate::admit::{Applicant, Refusal, admit};
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, NO_LIST};
 use crate::metrics::ConnectionOutcome;
 use crate::passage::{Passed, pass};
 use crate::session::{self, End, Session, Way};
@@ -64,29 +65,38 @@ pub(crate) async fn run(gateway: Arc<Gateway>, listener: TcpListener, tls: TlsAc
             continue;
         }
         if !gateway.admits_devices() {
-            log::warn!("{remote}: refused: no revocation list, or it is too old");
+            gateway.note_stranger(Level::Warn, &remote, &NO_LIST);
             gateway.metrics.connection(ConnectionOutcome::RefusedNoRevocationList);
             continue;
         }
         // Who completes the handshake of TCP has proved its address.
-        match gateway.admission.decide(true) {
-            Decision::Accept(handshake) => {
-                tokio::spawn(serve(Arc::clone(&gateway), stream, remote, tls.clone(), handshake));
-            }
-            Decision::Retry | Decision::Refuse => gateway.metrics.connection(ConnectionOutcome::RefusedBusy),
+        match gateway.stream_admission.displace(remote.ip()) {
+            Some(place) => drop(tokio::spawn(serve(Arc::clone(&gateway), stream, remote, tls.clone(), place))),
+            None => gateway.metrics.connection(ConnectionOutcome::RefusedBusy),
         }
     }
 }
 
-async fn serve(gateway: Arc<Gateway>, stream: TcpStream, remote: SocketAddr, tls: TlsAcceptor, handshake: Handshake) {
-    let asked = match timeout(HANDSHAKE_TIMEOUT, greet(stream, &tls, gateway.matcher())).await {
+async fn serve(
+    gateway: Arc<Gateway>,
+    stream: TcpStream,
+    remote: SocketAddr,
+    tls: TlsAcceptor,
+    (handshake, displaced): (Handshake, Displaced),
+) {
+    let asked = tokio::select! {
+        asked = timeout(HANDSHAKE_TIMEOUT, greet(stream, &tls, gateway.matcher())) => asked,
+        Ok(()) = displaced => return gateway.metrics.connection(ConnectionOutcome::RefusedBusy),
+    };
+    let asked = match asked {
         Ok(Ok(asked)) => asked,
         Ok(Err((outcome, reason))) => {
-            log::info!("{remote}: {reason}");
+            gateway.note_stranger(Level::Info, &remote, &reason);
             return gateway.metrics.connection(outcome);
         }
         Err(_) => {
-            log::info!("{remote}: no tunnel after {} s", HANDSHAKE_TIMEOUT.as_secs());
+            let late = format_args!("no tunnel after {} s", HANDSHAKE_TIMEOUT.as_secs());
+            gateway.note_stranger(Level::Info, &remote, &late);
             return gateway.metrics.connection(ConnectionOutcome::TimedOut);
         }
     };
@@ -157,6 +167,10 @@ async fn carry(
     while let Some(next) = incoming.recv().await {
         let packets = match next {
             Incoming::Packets(packets) => packets,
+            Incoming::Event(Event::AddressesRequested(_)) if !session.may_ask(Instant::now()) => {
+                session.close(End::Insistent);
+                continue;
+            }
             Incoming::Event(Event::AddressesRequested(requests)) => {
                 control.assign_addresses(session::answers(&session.addresses, &requests))?;
                 if session::claims(&session.addresses, &requests) {

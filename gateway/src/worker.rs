@@ -12,6 +12,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use log::Level;
 use m2m_tunnel::hub::{ConnectionHandle, Hub, Incoming};
 use m2m_tunnel::packet::Header;
 use m2m_tunnel::packet::icmp::{self, Cause, RateLimit};
@@ -21,7 +22,7 @@ use tokio::sync::mpsc;
 
 use crate::admission::{Decision, Handshake};
 use crate::admit::{Admitted, Applicant, Refusal, admit};
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, NO_LIST};
 use crate::metrics::ConnectionOutcome;
 use crate::passage::{Passed, pass};
 use crate::policy::Refusal as Refused;
@@ -224,11 +225,11 @@ impl Worker {
         let gateway = Arc::clone(&self.gateway);
         let hubs = &mut self.hubs[hub];
         if !gateway.admits_devices() {
-            log::warn!("{}: refused: no revocation list, or it is too old", incoming.remote_address());
+            gateway.note_stranger(Level::Warn, &incoming.remote_address(), &NO_LIST);
             gateway.metrics.connection(ConnectionOutcome::RefusedNoRevocationList);
             return hubs.refuse(incoming);
         }
-        match gateway.admission.decide(incoming.remote_address_validated()) {
+        match gateway.admission.decide(incoming.remote_address().ip(), incoming.remote_address_validated()) {
             Decision::Retry => {
                 gateway.metrics.connection(ConnectionOutcome::Retry);
                 hubs.retry(incoming);
@@ -277,6 +278,10 @@ impl Worker {
             }
             Event::AddressesRequested(requests) => {
                 if let Some(Member::Device(session)) = self.members.get(&seat) {
+                    let now = Instant::now();
+                    if !session.may_ask(now) {
+                        return tunnel.close(End::Insistent.code(), End::Insistent.reason(), now);
+                    }
                     tunnel.assign_addresses(session::answers(&session.addresses, &requests));
                     if session::claims(&session.addresses, &requests) {
                         self.gateway.make_current(session);
@@ -344,7 +349,7 @@ impl Worker {
                     }
                     _ => ConnectionOutcome::HandshakeFailed,
                 };
-                log::info!("no tunnel: {reason}");
+                self.gateway.note_stranger(Level::Info, &"no tunnel", reason);
                 self.gateway.metrics.connection(outcome);
             }
             None => {}

@@ -5,6 +5,7 @@ mod content;
 mod cutter;
 mod image;
 mod standalone;
+mod stream;
 mod traffic;
 
 pub use company::{Company, LIMIT};
@@ -12,4 +13,5 @@ pub use content::{Content, Random};
 pub use cutter::Cutter;
 pub use image::image;
 pub use standalone::{StandalonePage, shell};
+pub use stream::Stream;
 pub use traffic::Traffic;

@@ -12,12 +12,15 @@
 
 use std::{
     any::Any,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use quinn_proto::{
-    RttEstimator,
+    Connection, RttEstimator,
     congestion::{Controller, ControllerFactory, ControllerMetrics},
 };
 
@@ -64,8 +67,19 @@ impl ControllerFactory for ShortQueueConfig {
     }
 }
 
+/// Lets out the last packet of a connection that is closed. `quinn-proto` holds CONNECTION_CLOSE back as long as data waits for room in
+/// the window, and then forgets the connection: its peer would never hear why it ended.
+pub(crate) fn let_out(connection: &Connection) {
+    let controller = connection.congestion_state().clone_box().into_any();
+    if let Ok(controller) = controller.downcast::<ShortQueue>() {
+        controller.is_over.store(true, Ordering::Relaxed);
+    }
+}
+
 #[derive(Debug, Clone)]
 struct ShortQueue {
+    /// Nothing counts any more. Shared by all clones.
+    is_over: Arc<AtomicBool>,
     packet: u64,
     window: u64,
     /// Below it the window doubles each round trip.
@@ -93,6 +107,7 @@ struct Growth {
 impl ShortQueue {
     fn new(packet: u64) -> Self {
         Self {
+            is_over: Arc::default(),
             packet,
             window: INITIAL_PACKETS * packet,
             threshold: u64::MAX,
@@ -186,7 +201,7 @@ impl Controller for ShortQueue {
     }
 
     fn window(&self) -> u64 {
-        self.window
+        if self.is_over.load(Ordering::Relaxed) { u64::MAX } else { self.window }
     }
 
     fn metrics(&self) -> ControllerMetrics {

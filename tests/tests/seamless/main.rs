@@ -11,5 +11,4 @@ mod heartbeat;
 mod on_demand;
 mod proxy;
 mod stage;
-mod stream;
 mod uplinks;

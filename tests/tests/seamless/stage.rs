@@ -4,10 +4,10 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use m2m_lab::addresses::{GATEWAY_V4, GATEWAY_V6, GATEWAY2_V4, INTRANET_V4};
 use m2m_lab::{ChildHandle, DeviceNode, Firewall, Lab, LabOptions, Node, Programs, wait_until};
-use m2m_tests::{LIMIT, StandalonePage, shell};
+use m2m_tests::{LIMIT, StandalonePage, Stream, shell};
 use serde_json::Value;
 
-use crate::{heartbeat::Heartbeat, stream::Stream};
+use crate::heartbeat::Heartbeat;
 
 /// A lab with certificates and the gateways' files; nothing runs yet.
 #[derive(Debug)]

@@ -29,6 +29,7 @@ pub use event::Event;
 use crate::{
     capsule::{AssignedAddress, Capsule, CapsuleReader, RequestedAddress},
     client::ConnectRequest,
+    congestion,
     http3::{
         Code, ProtocolError,
         datagram::{self, IP_CONTEXT},
@@ -178,6 +179,7 @@ impl Session {
         if self.is_open() {
             self.observe(now);
         }
+        self.drop_early_packets();
     }
 
     /// What happened.
@@ -361,7 +363,15 @@ impl Session {
             self.happened(happening, now)?;
         }
         self.ask();
-        Ok(())
+        self.streams.check_waiting()
+    }
+
+    /// Packets before there is a tunnel are for nobody (RFC 9297 §2.1). A device takes those that overtook the answer.
+    fn drop_early_packets(&mut self) {
+        if self.is_open() || self.quic.side().is_client() {
+            return;
+        }
+        while self.quic.datagrams().recv().is_some() {}
     }
 
     fn happened(&mut self, happening: Happening, now: Instant) -> Result<(), ProtocolError> {
@@ -489,6 +499,7 @@ impl Session {
         }
         let text = text.get(..text.floor_char_boundary(MAX_REASON)).unwrap_or_default();
         self.quic.close(now, code_of(code), Bytes::copy_from_slice(text.as_bytes()));
+        congestion::let_out(&self.quic);
         self.over(reason);
     }
 

@@ -36,6 +36,13 @@ pub(super) enum Happening {
     Delivered(StreamId),
 }
 
+/// Bytes that wait for the peer's window: answers to many questions, and the peer takes none.
+const MAX_WAITING: usize = 256 * 1024;
+
+/// Streams that a peer may open while the connection lasts. A tunnel needs four: control, two for QPACK, the request. More are
+/// refused one by one, but nobody has a reason to go on.
+const MAX_STREAMS: u32 = 64;
+
 /// The streams of one connection.
 #[derive(Debug)]
 pub(super) struct Streams {
@@ -46,6 +53,10 @@ pub(super) struct Streams {
     unidirectional: HashMap<StreamId, Unidirectional>,
     requests: HashMap<StreamId, RequestStream>,
     unsent: HashMap<StreamId, VecDeque<Bytes>>,
+    /// Bytes in `unsent`.
+    waiting: usize,
+    /// Streams of the peer's until now.
+    accepted: u32,
     /// Streams that end when what is unsent has been sent.
     ending: HashSet<StreamId>,
     /// One bit for each critical stream that the peer opened.
@@ -62,8 +73,6 @@ enum Unidirectional {
     Control(ControlStream),
     QpackEncoder,
     QpackDecoder(QpackDecoderStream),
-    /// Of a type that nobody knows (RFC 9114 §6.2.3).
-    Ignored,
 }
 
 impl Streams {
@@ -80,6 +89,8 @@ impl Streams {
             unidirectional: HashMap::new(),
             requests: HashMap::new(),
             unsent: HashMap::new(),
+            waiting: 0,
+            accepted: 0,
             ending: HashSet::new(),
             opened: 0,
             knows_peer: false,
@@ -122,6 +133,7 @@ impl Streams {
         match event {
             StreamEvent::Opened { dir: Dir::Uni } => {
                 while let Some(stream) = quic.streams().accept(Dir::Uni) {
+                    self.count_stream()?;
                     self.unidirectional.insert(stream, Unidirectional::Untyped(BytesMut::new()));
                     self.read(quic, stream)?;
                 }
@@ -131,6 +143,7 @@ impl Streams {
                     if !self.is_server {
                         return Err(ProtocolError::new(Code::STREAM_CREATION_ERROR, "request from a server"));
                     }
+                    self.count_stream()?;
                     self.requests.insert(stream, RequestStream::new(!self.is_server));
                     self.read(quic, stream)?;
                 }
@@ -139,7 +152,8 @@ impl Streams {
             StreamEvent::Writable { id } => self.flush(quic, id),
             StreamEvent::Stopped { id, .. } if Some(id) == self.control => return Err(closed_critical()),
             StreamEvent::Stopped { id, error_code } => {
-                self.unsent.remove(&id);
+                self.forget_unsent(id);
+                self.ending.remove(&id);
                 self.happenings.push_back(Happening::Reset(id, Code(error_code.into_inner())));
             }
             StreamEvent::Finished { id } => self.happenings.push_back(Happening::Delivered(id)),
@@ -198,8 +212,31 @@ impl Streams {
         }
     }
 
+    /// To be asked after sending.
+    ///
+    /// # Errors
+    /// EXCESSIVE_LOAD when the peer asks on and takes no answers.
+    pub(super) fn check_waiting(&self) -> Result<(), ProtocolError> {
+        if self.waiting > MAX_WAITING {
+            return Err(ProtocolError::new(Code::EXCESSIVE_LOAD, "answers are not taken"));
+        }
+        Ok(())
+    }
+
+    fn count_stream(&mut self) -> Result<(), ProtocolError> {
+        self.accepted += 1;
+        if self.accepted > MAX_STREAMS {
+            return Err(ProtocolError::new(Code::EXCESSIVE_LOAD, "too many streams for one tunnel"));
+        }
+        Ok(())
+    }
+
     /// Sends bytes as they are, when the peer's window has room for them.
     fn send(&mut self, quic: &mut Connection, stream: StreamId, bytes: Bytes) {
+        if self.waiting > MAX_WAITING {
+            return;
+        }
+        self.waiting += bytes.len();
         self.unsent.entry(stream).or_default().push_back(bytes);
         self.flush(quic, stream);
     }
@@ -209,17 +246,26 @@ impl Streams {
         let unsent = self.unsent.entry(stream).or_default();
         while let Some(first) = unsent.front_mut() {
             match sender.write_chunks(std::slice::from_mut(first)) {
-                Ok(_) if first.is_empty() => drop(unsent.pop_front()),
-                Ok(_) => {}
+                Ok(written) => {
+                    self.waiting -= written.bytes;
+                    if first.is_empty() {
+                        unsent.pop_front();
+                    }
+                }
                 Err(WriteError::Blocked) => return,
-                Err(WriteError::Stopped(_) | WriteError::ClosedStream) => unsent.clear(),
+                Err(WriteError::Stopped(_) | WriteError::ClosedStream) => break,
             }
         }
-        self.unsent.remove(&stream);
+        self.forget_unsent(stream);
         if self.ending.remove(&stream) {
             // It fails only when the stream is over already.
             let _ = sender.finish();
         }
+    }
+
+    fn forget_unsent(&mut self, stream: StreamId) {
+        let forgotten = self.unsent.remove(&stream).unwrap_or_default();
+        self.waiting -= forgotten.iter().map(Bytes::len).sum::<usize>();
     }
 
     fn read(&mut self, quic: &mut Connection, stream: StreamId) -> Result<(), ProtocolError> {
@@ -291,7 +337,7 @@ impl Streams {
             return Ok(());
         }
         match self.unidirectional.remove(&stream) {
-            Some(Unidirectional::Untyped(_) | Unidirectional::Ignored) | None => Ok(()),
+            Some(Unidirectional::Untyped(_)) | None => Ok(()),
             Some(_) => Err(closed_critical()),
         }
     }
@@ -309,10 +355,13 @@ impl Streams {
                 let Some((kind, size)) = varint::read(input) else { return Ok(()) };
                 let rest = input.split_off(size);
                 let typed = self.typed(kind)?;
-                if matches!(typed, Unidirectional::Ignored) {
+                // Of a type that nobody knows (RFC 9114 §6.2.3): nothing is kept of it.
+                let Some(typed) = typed else {
+                    self.unidirectional.remove(&stream);
                     // It fails only when the stream is over already.
                     let _ = quic.recv_stream(stream).stop(code_of(Code::STREAM_CREATION_ERROR));
-                }
+                    return Ok(());
+                };
                 self.unidirectional.insert(stream, typed);
                 self.take_unidirectional(quic, stream, &rest)
             }
@@ -329,11 +378,11 @@ impl Streams {
             }
             Unidirectional::QpackEncoder => check_qpack_encoder(piece),
             Unidirectional::QpackDecoder(decoder) => decoder.push(piece),
-            Unidirectional::Ignored => Ok(()),
         }
     }
 
-    fn typed(&mut self, kind: u64) -> Result<Unidirectional, ProtocolError> {
+    /// What a stream of this type is; `None` for a type that nobody knows.
+    fn typed(&mut self, kind: u64) -> Result<Option<Unidirectional>, ProtocolError> {
         let typed = match kind {
             uni::CONTROL => Unidirectional::Control(ControlStream::new(!self.is_server)),
             uni::QPACK_ENCODER => Unidirectional::QpackEncoder,
@@ -342,7 +391,7 @@ impl Streams {
                 return Err(ProtocolError::new(Code::ID_ERROR, "push was never allowed"));
             }
             uni::PUSH => return Err(ProtocolError::new(Code::STREAM_CREATION_ERROR, "push stream from a client")),
-            _ => return Ok(Unidirectional::Ignored),
+            _ => return Ok(None),
         };
         let bit = 1 << kind;
         if self.opened & bit != 0 {
@@ -350,7 +399,7 @@ impl Streams {
             return Err(ProtocolError::new(Code::STREAM_CREATION_ERROR, reason));
         }
         self.opened |= bit;
-        Ok(typed)
+        Ok(Some(typed))
     }
 }
 

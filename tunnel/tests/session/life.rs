@@ -6,7 +6,7 @@ use m2m_tunnel::{
     capsule::AssignedAddress,
     http3::Code,
     routes::IpRange,
-    session::{CloseReason, Event},
+    session::{CloseReason, Event, PREFIX},
 };
 
 use crate::world::{Side, World};
@@ -59,4 +59,20 @@ fn the_end_is_told() {
     assert!(world.server.take(|event| *event == Event::Closed(CloseReason::Local)).is_some());
     world.run(10 * SECOND);
     assert!(world.client.session().is_drained() && world.server.session().is_drained());
+}
+
+#[test]
+fn the_end_is_told_when_more_waits_than_the_path_takes() {
+    let mut world = World::open(1);
+    let now = world.now;
+    for _ in 0..500 {
+        let packet = [&PREFIX[..], &[0x45; 1200]].concat();
+        world.server.session().send(packet.into(), now).unwrap();
+    }
+    world.drive();
+    world.server.session().close(Code(0x6d3201), "revoked", now);
+    world.run(SECOND);
+    let ending = world.client.take(|event| matches!(event, Event::Closed(_)));
+    let expected = CloseReason::Peer { code: Code(0x6d3201), reason: "revoked".to_owned() };
+    assert_eq!(ending, Some(Event::Closed(expected)));
 }

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use m2m_tunnel::{
-    capsule::Capsule,
+    capsule::{AssignedAddress, Capsule},
     http3::{Code, frame, message::Response, stream::uni},
     qpack::Field,
     request,
     session::{CloseReason, Event},
 };
-use quinn_proto::StreamId;
+use quinn_proto::{Dir, StreamId};
 
 use crate::{
     certified::AUTHORITY,
@@ -284,4 +284,51 @@ fn the_end_of_the_stream_is_the_end_of_the_tunnel() {
             assert_eq!(world.end(side).played().told(), Some(Code::NO_ERROR), "{side:?}");
         }
     }
+}
+
+#[test]
+fn who_opens_streams_without_end_is_disconnected() {
+    for dir in [Dir::Uni, Dir::Bi] {
+        let mut world = World::played(Side::Client);
+        open(&mut world, Side::Client);
+        let mut opened = 0;
+        while world.client.played().told().is_none() {
+            while let Some(stream) = world.client.played().quic.streams().open(dir) {
+                world.client.played().write(stream, &[0x21]);
+                world.client.played().reset(stream, Code::REQUEST_CANCELLED);
+                opened += 1;
+            }
+            assert!(opened < 100, "{dir:?}");
+            world.run(SECOND);
+        }
+        assert_eq!(world.client.played().told(), Some(Code::EXCESSIVE_LOAD), "{dir:?}");
+        assert!(opened > 50, "{dir:?}: {opened} streams");
+    }
+}
+
+#[test]
+fn who_takes_no_answers_is_disconnected() {
+    let mut world = World::open(1);
+    let address = AssignedAddress::unrequested("10.99.0.2/32".parse().unwrap());
+    for _ in 0..16 {
+        world.server.session().assign_addresses(vec![address; 5000]);
+    }
+    world.run(SECOND);
+    let closed = world.client.take(|event| matches!(event, Event::Closed(_)));
+    let reason = "answers are not taken".to_owned();
+    assert_eq!(closed, Some(Event::Closed(CloseReason::Peer { code: Code::EXCESSIVE_LOAD, reason })));
+}
+
+#[test]
+fn packets_before_the_tunnel_are_for_nobody() {
+    let mut world = World::played(Side::Client);
+    world.client.played().open_control(&settings(false));
+    world.run(SECOND);
+    world.client.played().send_datagram(&[0, 0, 0x45]);
+    world.run(SECOND);
+    world.client.played().open_request(&headers(&request::unlimited(AUTHORITY).to_fields()));
+    world.run(SECOND);
+    world.client.played().send_datagram(&[0, 0, 0x46]);
+    world.run(SECOND);
+    assert_eq!(world.server.packets, [&[0x46][..]]);
 }

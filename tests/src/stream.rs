@@ -1,4 +1,5 @@
 //! A TCP connection that carries random bytes both ways, slowly and until it is told to end.
+#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use std::{
     io::{Read, Write},
@@ -12,20 +13,21 @@ use std::{
 };
 
 use m2m_lab::{Node, wait_until};
-use m2m_tests::{Content, LIMIT, Random};
+
+use crate::{Content, LIMIT, Random};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// The longest time without a single byte.
 const SILENCE_LIMIT: Duration = Duration::from_secs(30);
 const BLOCK: usize = 8 << 10;
-/// One block at a time: 800 kB/s.
+/// One block at a time.
 const PACE: Duration = Duration::from_millis(10);
 /// No connection carries less each way.
 const LEAST: usize = 3 << 20;
 
 /// A connection between a device and the company, with its four threads.
 #[derive(Debug)]
-pub(crate) struct Stream {
+pub struct Stream {
     pace: Arc<AtomicU8>,
     heard: [Arc<Mutex<Heard>>; 2],
     /// What the device sent, the company received, the company sent, the device received.
@@ -33,8 +35,15 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    /// Connects `device` to `address` of `company`.
-    pub(crate) fn start(device: &Node, company: &Node, address: IpAddr) -> Self {
+    /// Connects `device` to `address` of `company`: 800 kB/s each way.
+    #[must_use]
+    pub fn start(device: &Node, company: &Node, address: IpAddr) -> Self {
+        Self::start_with_blocks(device, company, address, 1)
+    }
+
+    /// As [`Stream::start`], with so many times 800 kB/s.
+    #[must_use]
+    pub fn start_with_blocks(device: &Node, company: &Node, address: IpAddr, blocks: usize) -> Self {
         let listener = company.within(|| TcpListener::bind((address, 0))).unwrap().unwrap();
         let server = listener.local_addr().unwrap();
         let here = device.within(|| TcpStream::connect_timeout(&server, CONNECT_LIMIT)).unwrap();
@@ -44,7 +53,7 @@ impl Stream {
         let heard: [Arc<Mutex<Heard>>; 2] = std::array::from_fn(|_| Arc::default());
         let send = |stream: &TcpStream, seed| {
             let (stream, pace) = (stream.try_clone().unwrap(), Arc::clone(&pace));
-            thread::spawn(move || send(&stream, seed, &pace))
+            thread::spawn(move || send(&stream, seed, blocks, &pace))
         };
         let receive = |stream: &TcpStream, heard: &Arc<Mutex<Heard>>| {
             let (stream, heard) = (stream.try_clone().unwrap(), Arc::clone(heard));
@@ -57,7 +66,7 @@ impl Stream {
     }
 
     /// Waits until bytes come both ways, from now on.
-    pub(crate) fn wait_for_more(&self) {
+    pub fn wait_for_more(&self) {
         for heard in &self.heard {
             let bytes = heard.lock().unwrap().bytes;
             // More than what may have been on its way.
@@ -65,23 +74,29 @@ impl Stream {
         }
     }
 
+    /// Bytes that have arrived, both ways together.
+    #[must_use]
+    pub fn arrived(&self) -> usize {
+        self.heard.iter().map(|heard| heard.lock().unwrap().bytes).sum()
+    }
+
     /// The longest time without a byte, in the direction where it was longer, since the last call.
-    pub(crate) fn take_gap(&self) -> Duration {
+    pub fn take_gap(&self) -> Duration {
         self.heard.iter().map(|heard| heard.lock().unwrap().take_gap()).max().unwrap_or_default()
     }
 
     /// Sends nothing until [`Stream::resume`].
-    pub(crate) fn pause(&self) {
+    pub fn pause(&self) {
         self.pace.store(PAUSE, Ordering::Relaxed);
     }
 
     /// Sends again.
-    pub(crate) fn resume(&self) {
+    pub fn resume(&self) {
         self.pace.store(RUN, Ordering::Relaxed);
     }
 
     /// Ends the connection in order and checks that everything arrived as it was sent.
-    pub(crate) fn finish(self) {
+    pub fn finish(self) {
         self.pace.store(FINISH, Ordering::Relaxed);
         let [up, up_there, down, down_here] = self.threads.map(|thread| thread.join().unwrap());
         assert_eq!(up, up_there, "other bytes arrived at the company than were sent");
@@ -120,7 +135,7 @@ impl Heard {
     }
 }
 
-fn send(mut stream: &TcpStream, seed: u64, pace: &AtomicU8) -> Content {
+fn send(mut stream: &TcpStream, seed: u64, blocks: usize, pace: &AtomicU8) -> Content {
     stream.set_write_timeout(Some(SILENCE_LIMIT)).unwrap();
     let (mut random, mut sent) = (Random::new(seed), Content::default());
     loop {
@@ -129,7 +144,7 @@ fn send(mut stream: &TcpStream, seed: u64, pace: &AtomicU8) -> Content {
             break;
         }
         if pace != PAUSE {
-            let block = random.block(BLOCK);
+            let block = random.block(BLOCK * blocks);
             stream
                 .write_all(&block)
                 .unwrap_or_else(|error| panic!("sending stops after {} bytes: {error}", sent.bytes()));
