@@ -34,7 +34,7 @@ pub(crate) struct Config {
     pub(crate) listen: Vec<SocketAddr>,
     /// Path and query of the URI template (RFC 9484 §3) at which tunnels are asked for.
     #[serde(default)]
-    pub(crate) template: Template,
+    pub(crate) uri_template: Template,
     /// Where the addresses of the devices and the last revocation list are kept. Made if it is not there.
     #[serde(default = "default_state_dir")]
     pub(crate) state_dir: PathBuf,
@@ -497,6 +497,19 @@ ipv6 = "fd99::/64"
         ] {
             let words = with(lines).unwrap_err();
             assert!(words.contains(place) && words.contains(expected), "{lines}: {words}");
+        }
+    }
+
+    #[test]
+    fn tunnels_may_be_asked_for_elsewhere() {
+        let with = |template: &str| parse(&format!("uri_template = \"{template}\"\n{MINIMAL}"));
+        let config = with("/vpn{?target,ipproto}").unwrap();
+        assert_eq!(config.uri_template.0.template().to_string(), "/vpn{?target,ipproto}");
+        assert_eq!(parse(MINIMAL).unwrap().uri_template, Template::default());
+        for template in ["vpn", "/{target}{ipproto}", "/{target", "/{+target}"] {
+            let words = with(template).unwrap_err();
+            assert!(words.contains("uri_template: template"), "{words}");
+            assert!(words.contains("expected one such as \"/.well-known/masque/ip/{target}/{ipproto}/\""), "{words}");
         }
     }
 

@@ -1,13 +1,15 @@
 //! What a tunnel is confined to, because its request asked for less than everything (RFC 9484 §4.6).
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use http::StatusCode;
 use ipnet::IpNet;
-use m2m_tunnel::packet::{ip_protocol, is_icmp};
+use m2m_tunnel::packet::{icmp, ip_protocol, is_extension_header, is_icmp};
 use m2m_tunnel::request::Refusal;
 use m2m_tunnel::routes::IpRange;
 use m2m_tunnel::scope::{Scope, Target};
+use tokio::time::timeout;
 
 /// The limits of one tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,8 +25,14 @@ impl Confinement {
     /// resolved once, now.
     ///
     /// # Errors
-    /// 403 when the target is nothing that devices may reach, 502 when its name has no address.
+    /// 400 for a protocol that no packet has, 403 when the target is nothing that devices may reach, 502 and 504 when its name has no
+    /// address.
     pub(crate) async fn of(scope: &Scope, reachable: &[IpNet]) -> Result<Option<Self>, Refusal> {
+        // RFC 9484 §4.8; and 0 would stand for all protocols in ROUTE_ADVERTISEMENT.
+        if let Some(protocol) = scope.ip_protocol.filter(|protocol| is_extension_header(*protocol)) {
+            let reason = format!("ipproto {protocol} is an extension header of IPv6; expected what comes behind those");
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, reason));
+        }
         let wanted = match &scope.target {
             Target::Any if scope.ip_protocol.is_none() => return Ok(None),
             Target::Any => reachable.to_vec(),
@@ -51,9 +59,9 @@ impl Confinement {
         self.has(destination) && self.is_of_its_protocol(packet)
     }
 
-    /// Whether a packet from `source` may go to the device. Routers on the way may tell it of errors.
+    /// Whether a packet from `source` may go to the device. Routers on the way tell it of errors.
     pub(crate) fn lets_in(&self, source: IpAddr, packet: &[u8]) -> bool {
-        ip_protocol(packet).is_some_and(is_icmp) || self.lets_out(source, packet)
+        self.lets_out(source, packet) || icmp::is_error(packet)
     }
 
     fn has(&self, address: IpAddr) -> bool {
@@ -66,9 +74,16 @@ impl Confinement {
     }
 }
 
+/// How long a name server may take.
+const RESOLUTION: Duration = Duration::from_secs(5);
+
 async fn resolve(name: &str) -> Result<Vec<IpNet>, Refusal> {
     let failed = |reason: String| Refusal { error: Some("dns_error"), ..Refusal::new(StatusCode::BAD_GATEWAY, reason) };
-    let addresses = tokio::net::lookup_host((name, 0)).await.map_err(|error| failed(format!("{name}: {error}")))?;
+    let lookup = timeout(RESOLUTION, tokio::net::lookup_host((name, 0))).await.map_err(|_| Refusal {
+        error: Some("dns_timeout"),
+        ..Refusal::new(StatusCode::GATEWAY_TIMEOUT, format!("the name server says nothing of {name}"))
+    })?;
+    let addresses = lookup.map_err(|error| failed(format!("{name}: {error}")))?;
     let addresses: Vec<IpNet> = addresses.map(|address| IpNet::from(address.ip())).collect();
     if addresses.is_empty() {
         return Err(failed(format!("{name} has no address")));
@@ -141,6 +156,14 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_extension_header_is_no_protocol() {
+        for protocol in [0, 43, 44, 51, 60] {
+            let refusal = Confinement::of(&scope("*", Some(protocol)), &nets(&["10.20.0.0/24"])).await.unwrap_err();
+            assert_eq!(refusal.status, StatusCode::BAD_REQUEST, "{protocol}");
+        }
+    }
+
+    #[tokio::test]
     async fn one_protocol_and_icmp_pass() {
         let (inside, outside) = ("10.20.0.80".parse().unwrap(), "10.20.0.81".parse().unwrap());
         let asked = scope("10.20.0.80", Some(17));
@@ -150,7 +173,10 @@ mod tests {
         assert!(confinement.lets_out(inside, &v4(1)));
         assert!(!confinement.lets_out(outside, &v4(17)) && !confinement.lets_in(outside, &v4(17)));
         assert!(!confinement.lets_out(outside, &v4(1)), "ICMP goes to the target only");
-        assert!(confinement.lets_in(outside, &v4(1)), "routers tell of errors");
+        let unreachable = [v4(1), vec![3, 1, 0, 0, 0, 0, 0, 0]].concat();
+        assert!(confinement.lets_in(outside, &unreachable), "routers tell of errors");
+        let echo = [v4(1), vec![8, 0, 0, 0, 0, 0, 0, 0]].concat();
+        assert!(!confinement.lets_in(outside, &echo) && confinement.lets_in(inside, &echo));
         let ranges = confinement.ranges();
         assert_eq!(ranges, [IpRange::new(inside, inside, 17).unwrap()]);
     }

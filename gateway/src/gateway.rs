@@ -116,7 +116,7 @@ pub(crate) async fn run(config: Config, prepared: Prepared) -> anyhow::Result<()
     let mut signals = Signals::new()?;
 
     let workers = config.workers();
-    let matcher = Arc::new(config.template.0.clone());
+    let matcher = Arc::new(config.uri_template.0.clone());
     let hubs = listen(&config, tls, &matcher, workers)?;
     let listeners: Vec<TcpListener> = config
         .listen

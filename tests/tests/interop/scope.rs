@@ -18,7 +18,7 @@ const TCP: u8 = 6;
 /// A confined tunnel carries what it was asked for and nothing else.
 pub(crate) fn is_kept(protocol: Protocol) {
     let stage = Stage::set(protocol);
-    let mut gateway = stage.start_gateway_with(Flow::SplitTunnel, "template = \"/vpn{?target,ipproto}\"\n");
+    let mut gateway = stage.start_gateway_with(Flow::SplitTunnel, "uri_template = \"/vpn{?target,ipproto}\"\n");
     let mut client = stage.start_client_at("confined", &format!("/vpn?target={INTRANET_V4}&ipproto={TCP}"));
     stage.transfer_v4(BYTES);
     let (device, company) = stage.nodes();
@@ -39,6 +39,7 @@ pub(crate) fn is_kept(protocol: Protocol) {
         ("/vpn?target=no-such-host.invalid", "502", Some("dns_error")),
         ("/vpn?target=10.20.0.1%2F24", "400", None),
         ("/vpn?ipproto=256", "400", None),
+        ("/vpn?ipproto=0", "400", None),
         ("/vpn?protocol=6", "400", None),
         ("/.well-known/masque/ip/*/*/", "404", None),
     ]

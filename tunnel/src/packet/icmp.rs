@@ -78,6 +78,12 @@ pub fn error(packet: &[u8], cause: Cause, from: IpAddr) -> Option<Vec<u8>> {
     }
 }
 
+/// Whether a packet is an ICMP error, and no later fragment of one.
+#[must_use]
+pub fn is_error(packet: &[u8]) -> bool {
+    upper_layer(packet).is_some() && is_error_or_fragment(packet)
+}
+
 /// A budget of ICMP messages: a burst, then so many a second.
 #[derive(Debug, Clone)]
 pub struct RateLimit {

@@ -167,11 +167,18 @@ pub(crate) fn upper_layer(packet: &[u8]) -> Option<(u8, usize)> {
     Some((protocol, offset?))
 }
 
-/// The IP protocol of a packet: the one behind its extension headers, of a fragment that which the fragment names. `None` for
-/// broken chains of extension headers. The packet must be one that [`Header::parse`] accepts.
+/// The IP protocol of a packet: the one behind its extension headers (RFC 9484 §4.8), of a fragment that which the fragment names.
+/// `None` for broken chains of extension headers, and for fragments that name nothing but the next of them. The packet must be one that
+/// [`Header::parse`] accepts.
 #[must_use]
 pub fn ip_protocol(packet: &[u8]) -> Option<u8> {
-    walk(packet).map(|(protocol, _)| protocol)
+    walk(packet).map(|(protocol, _)| protocol).filter(|protocol| !is_extension_header(*protocol))
+}
+
+/// Whether an IP protocol number is that of an extension header of IPv6, behind which the protocol stands.
+#[must_use]
+pub const fn is_extension_header(protocol: u8) -> bool {
+    matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS)
 }
 
 /// Whether an IP protocol is the Internet Control Message Protocol, of either version.
