@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use rustls_pki_types::CertificateDer;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::{
     DeviceKey, KeyError, PemKey,
@@ -54,6 +55,32 @@ pub fn private_key(pem: &str, tpm: Option<&Tpm>) -> Result<Arc<dyn DeviceKey>, K
     }
     let tpm = tpm.ok_or(KeyError::NeedsTpm)?;
     Ok(Arc::new(tpm.load_signing_key(pem)?))
+}
+
+/// The certificate of the key with this `SubjectPublicKeyInfo`, then its issuers as far as they are there, but no root; `None` when none
+/// is for the key. What cannot be parsed is passed over.
+pub(crate) fn order(spki: &[u8], certificates: &[CertificateDer<'_>]) -> Option<Vec<CertificateDer<'static>>> {
+    let parsed: Vec<(&CertificateDer<'_>, X509Certificate<'_>)> =
+        certificates.iter().filter_map(|der| Some((der, X509Certificate::from_der(der).ok()?.1))).collect();
+    let mut last = parsed.iter().find(|(_, certificate)| certificate.public_key().raw == spki)?;
+    let mut chain = vec![last.0.clone().into_owned()];
+    while let Some(issuer) = parsed.iter().find(|(der, certificate)| {
+        certificate.subject() == last.1.issuer()
+            && certificate.subject() != certificate.issuer()
+            && !chain.iter().any(|known| known == *der)
+    }) {
+        chain.push(issuer.0.clone().into_owned());
+        last = issuer;
+    }
+    Some(chain)
+}
+
+/// A certificate's `SubjectPublicKeyInfo`, DER.
+pub(crate) fn public_key(certificate: &CertificateDer<'_>) -> Result<Vec<u8>, ChainError> {
+    match X509Certificate::from_der(certificate) {
+        Ok((_, certificate)) => Ok(certificate.public_key().raw.to_vec()),
+        Err(error) => Err(ChainError::Malformed(1, error.to_string())),
+    }
 }
 
 const CERTIFICATE: &str = "CERTIFICATE";

@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use crate::tpm::TpmError;
+use crate::{card::CardError, tpm::TpmError};
 
 /// An ECDSA P-256 key that signs; where its private half lives is its own affair.
 ///
@@ -16,7 +16,7 @@ pub trait DeviceKey: Send + Sync + Debug {
     /// (RFC 3279, section 2.2.3).
     ///
     /// # Errors
-    /// [`KeyError::Tpm`] when the TPM refuses or does not answer, [`KeyError::Signing`] otherwise.
+    /// [`KeyError::Tpm`] or [`KeyError::Card`] when the TPM or the card refuses or does not answer, [`KeyError::Signing`] otherwise.
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, KeyError>;
 }
 
@@ -46,6 +46,9 @@ pub enum KeyError {
     /// The key could not be generated or exported.
     #[error("the P-256 key could not be generated or encoded")]
     Generation,
+    /// The card failed or refused.
+    #[error(transparent)]
+    Card(#[from] CardError),
     /// The TPM failed or refused.
     #[error(transparent)]
     Tpm(#[from] TpmError),

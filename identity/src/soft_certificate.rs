@@ -2,9 +2,8 @@
 
 use p12_keystore::{Pkcs12Archive, error::Error};
 use rustls_pki_types::CertificateDer;
-use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::{DeviceKey, KeyError, PemKey};
+use crate::{DeviceKey, KeyError, PemKey, chain};
 
 /// What a `.p12` or `.pfx` file holds. OpenSSL's old ones (RC2 and Triple DES) are read as well as its new ones (AES).
 #[derive(Debug)]
@@ -29,34 +28,10 @@ impl SoftCertificate {
             return Err(SoftCertificateError::NotOneKey(archive.keys.len()));
         };
         let key = PemKey::from_pkcs8(key.key.as_der())?;
-        let certificates: Vec<&[u8]> = archive.certs.iter().map(|bag| bag.cert.as_der()).collect();
-        let chain = chain_of(&key, &certificates)?;
+        let certificates: Vec<_> = archive.certs.iter().map(|bag| CertificateDer::from(bag.cert.as_der())).collect();
+        let chain = chain::order(key.spki_der(), &certificates).ok_or(SoftCertificateError::NoCertificate)?;
         Ok(Self { key, chain })
     }
-}
-
-/// The certificate of `key`, then its issuers, whatever their order in the file.
-fn chain_of(key: &PemKey, certificates: &[&[u8]]) -> Result<Vec<CertificateDer<'static>>, SoftCertificateError> {
-    let parsed: Vec<(&[u8], X509Certificate<'_>)> = certificates
-        .iter()
-        .map(|der| Ok((*der, X509Certificate::from_der(der).map_err(malformed)?.1)))
-        .collect::<Result<_, SoftCertificateError>>()?;
-    let leaf = parsed.iter().find(|(_, certificate)| certificate.public_key().raw == key.spki_der());
-    let mut last = leaf.ok_or(SoftCertificateError::NoCertificate)?;
-    let mut chain = vec![CertificateDer::from(last.0.to_vec())];
-    while let Some(issuer) = parsed.iter().find(|(der, certificate)| {
-        certificate.subject() == last.1.issuer()
-            && certificate.subject() != certificate.issuer()
-            && chain.iter().all(|known| known.as_ref() != *der)
-    }) {
-        chain.push(CertificateDer::from(issuer.0.to_vec()));
-        last = issuer;
-    }
-    Ok(chain)
-}
-
-fn malformed(error: impl std::fmt::Display) -> SoftCertificateError {
-    SoftCertificateError::Malformed(error.to_string())
 }
 
 /// Why a file cannot be used.
@@ -86,6 +61,7 @@ mod tests {
     use std::{fs, path::Path, process::Command};
 
     use proptest::prelude::*;
+    use x509_parser::prelude::{FromDer, X509Certificate};
 
     use super::*;
 

@@ -30,6 +30,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use m2m_identity::card::CardUri;
 use m2m_protocol::device_config::TunnelConfig;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -64,7 +65,7 @@ pub enum Role {
     /// From a manager, with a key in the TPM.
     Managed(Managed),
     /// From files.
-    Standalone(Standalone),
+    Standalone(Box<Standalone>),
 }
 
 /// A machine with a manager.
@@ -82,28 +83,31 @@ pub struct Managed {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standalone {
     /// Who the device is.
-    pub identity: Files,
+    pub identity: Own,
     /// The certificates that a gateway may chain to, PEM.
     pub trust_anchor: PathBuf,
     /// The tunnel.
     pub tunnel: TunnelConfig,
 }
 
-/// The files that say who a device is.
+/// What says who a device without a manager is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Files {
+pub enum Own {
     /// `[identity.pem]`: the key is not protected.
     Pem(PemFiles),
     /// `[identity.pkcs12]`: key and certificates in one file, with a PIN.
     Pkcs12(Pkcs12File),
+    /// `[identity.pkcs11]`: key and certificates on a card, with a PIN.
+    Pkcs11(Pkcs11Card),
 }
 
-impl Files {
+impl Own {
     /// The table that names them.
     fn table(&self) -> &'static str {
         match self {
             Self::Pem(_) => "identity.pem",
             Self::Pkcs12(_) => "identity.pkcs12",
+            Self::Pkcs11(_) => "identity.pkcs11",
         }
     }
 }
@@ -125,6 +129,19 @@ pub struct Pkcs12File {
     /// The file, `.p12` or `.pfx`.
     pub file: PathBuf,
     /// Its PIN.
+    pub pin: PinSource,
+}
+
+/// A smartcard, a token or an HSM.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pkcs11Card {
+    /// The library of the card's maker, or that of OpenSC.
+    pub module: PathBuf,
+    /// Which key on which card (RFC 7512).
+    #[serde(deserialize_with = "card_uri")]
+    pub uri: CardUri,
+    /// The card's PIN.
     pub pin: PinSource,
 }
 
@@ -194,7 +211,7 @@ struct File {
 #[serde(try_from = "IdentityTables")]
 enum Identity {
     Tpm(TpmIdentity),
-    Files(Files),
+    Own(Own),
 }
 
 #[derive(Deserialize)]
@@ -203,17 +220,19 @@ struct IdentityTables {
     tpm: Option<TpmIdentity>,
     pem: Option<PemFiles>,
     pkcs12: Option<Pkcs12File>,
+    pkcs11: Option<Pkcs11Card>,
 }
 
 impl TryFrom<IdentityTables> for Identity {
     type Error = &'static str;
 
     fn try_from(tables: IdentityTables) -> Result<Self, Self::Error> {
-        match (tables.tpm, tables.pem, tables.pkcs12) {
-            (Some(tpm), None, None) => Ok(Self::Tpm(tpm)),
-            (None, Some(pem), None) => Ok(Self::Files(Files::Pem(pem))),
-            (None, None, Some(pkcs12)) => Ok(Self::Files(Files::Pkcs12(pkcs12))),
-            _ => Err("expected one of [identity.tpm], [identity.pem] and [identity.pkcs12]"),
+        match (tables.tpm, tables.pem, tables.pkcs12, tables.pkcs11) {
+            (Some(tpm), None, None, None) => Ok(Self::Tpm(tpm)),
+            (None, Some(pem), None, None) => Ok(Self::Own(Own::Pem(pem))),
+            (None, None, Some(pkcs12), None) => Ok(Self::Own(Own::Pkcs12(pkcs12))),
+            (None, None, None, Some(pkcs11)) => Ok(Self::Own(Own::Pkcs11(pkcs11))),
+            _ => Err("expected one of [identity.tpm], [identity.pem], [identity.pkcs12] and [identity.pkcs11]"),
         }
     }
 }
@@ -222,6 +241,10 @@ impl TryFrom<IdentityTables> for Identity {
 #[serde(deny_unknown_fields)]
 struct TpmIdentity {
     tcti: String,
+}
+
+fn card_uri<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<CardUri, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
 }
 
 fn default_socket() -> PathBuf {
@@ -252,16 +275,16 @@ impl TryFrom<File> for Config {
                     tcti: tpm.tcti,
                 })
             }
-            Identity::Files(identity) => {
+            Identity::Own(identity) => {
                 let table = identity.table();
                 let beside = &format!("beside [{table}]: enrolment needs a TPM");
                 absent(&file.first_boot, "first_boot", beside)?;
                 absent(&file.machine, "machine", beside)?;
-                Role::Standalone(Standalone {
+                Role::Standalone(Box::new(Standalone {
                     identity,
                     trust_anchor: present(file.trust_anchor, "trust_anchor", table)?,
                     tunnel: present(file.tunnel, "tunnel", table)?,
-                })
+                }))
             }
         };
         Ok(Self {

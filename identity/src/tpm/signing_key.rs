@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use der::{Encode, Sequence, asn1::UintRef};
 use tss_esapi::{
     Context, Error, WrapperErrorKind,
     attributes::ObjectAttributesBuilder,
@@ -28,7 +27,7 @@ use super::{
     srk,
     thread::{Device, Failure, Handle, flush},
 };
-use crate::{DeviceKey, KeyError, credential::PublicArea};
+use crate::{DeviceKey, KeyError, credential::PublicArea, signature::ecdsa_der};
 
 /// An ECDSA P-256 key that lives in a TPM and never leaves it.
 #[derive(Clone, Debug)]
@@ -197,15 +196,4 @@ fn template() -> Result<Public, Error> {
 fn sized(content: &[u8]) -> Result<Vec<u8>, Error> {
     let length = u16::try_from(content.len()).map_err(|_| Error::WrapperError(WrapperErrorKind::WrongParamSize))?;
     Ok([&length.to_be_bytes()[..], content].concat())
-}
-
-/// `ECDSA-Sig-Value` (RFC 3279, section 2.2.3).
-fn ecdsa_der(r: &[u8], s: &[u8]) -> Result<Vec<u8>, der::Error> {
-    EcdsaSigValue { r: UintRef::new(r)?, s: UintRef::new(s)? }.to_der()
-}
-
-#[derive(Sequence)]
-struct EcdsaSigValue<'a> {
-    r: UintRef<'a>,
-    s: UintRef<'a>,
 }

@@ -2,5 +2,6 @@
 //! with it.
 #![allow(clippy::unwrap_used)]
 
+mod card;
 mod soft_certificate;
 mod stage;

@@ -69,6 +69,7 @@ impl Stage {
         let file = self.directory.join(format!("{name}.toml"));
         fs::write(self.lab.outside(&file), format!("{before}{identity}\n[[tunnel.gateway]]{behind}")).unwrap();
         let mut command = self.device.node.command(&self.programs.path("vpnd").unwrap());
+        command.env("SOFTHSM2_CONF", self.directory.join("softhsm2.conf"));
         self.device.node.spawn(name, command.arg("--config").arg(&file)).unwrap()
     }
 

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use m2m_identity::SoftCertificate;
+use m2m_identity::card::Card;
 use m2m_identity::chain;
 use m2m_identity::tls::{Identity, TrustAnchors};
 use m2m_identity::tpm::{Tpm, TpmError};
@@ -14,7 +15,7 @@ use zeroize::Zeroizing;
 
 use super::device::{Device, Member, Provision};
 use crate::certificate;
-use crate::config::{Files, Managed, PemFiles, Pkcs12File, Role, Standalone};
+use crate::config::{Managed, Own, PemFiles, Pkcs11Card, Pkcs12File, Role, Standalone};
 use crate::enrol::Manager;
 use crate::state::{Found, LookFailure, Membership};
 use crate::store::{Enrolment, StoreError};
@@ -104,8 +105,9 @@ fn not_enrolled(why: &dyn std::fmt::Display) -> Found {
 
 fn read_standalone(device: &Device, files: &Standalone) -> Result<Found, LookFailure> {
     let (place, identity) = match &files.identity {
-        Files::Pem(pem) => (&pem.certificate, read_pem(pem)?),
-        Files::Pkcs12(pkcs12) => (&pkcs12.file, read_pkcs12(pkcs12)?),
+        Own::Pem(pem) => (&pem.certificate, read_pem(pem)?),
+        Own::Pkcs12(pkcs12) => (&pkcs12.file, read_pkcs12(pkcs12)?),
+        Own::Pkcs11(card) => (&card.module, open_card(card)?),
     };
     let anchors = TrustAnchors::parse(read(&files.trust_anchor)?.as_bytes())
         .map_err(|error| wrong(&files.trust_anchor, &error))?;
@@ -124,6 +126,13 @@ fn read_pkcs12(Pkcs12File { file, pin }: &Pkcs12File) -> Result<Identity, LookFa
     let pin = pin.read().map_err(|error| LookFailure::Files(format!("identity.pkcs12: {error}")))?;
     let opened = SoftCertificate::open(&content, pin.reveal()).map_err(|error| wrong(file, &error))?;
     Identity::new(opened.chain, Arc::new(opened.key)).map_err(|error| wrong(file, &error))
+}
+
+fn open_card(Pkcs11Card { module, uri, pin }: &Pkcs11Card) -> Result<Identity, LookFailure> {
+    let failed = |error: &dyn std::fmt::Display| LookFailure::Files(format!("identity.pkcs11: {error}"));
+    let pin = pin.read().map_err(|error| failed(&error))?;
+    let card = Card::open(module, uri, pin.reveal()).map_err(|error| failed(&error))?;
+    Identity::new(card.chain, Arc::new(card.key)).map_err(|error| failed(&error))
 }
 
 fn read(path: &Path) -> Result<String, LookFailure> {
