@@ -12,6 +12,6 @@ pub use company::{Company, LIMIT};
 pub use content::{Content, Random};
 pub use cutter::Cutter;
 pub use image::image;
-pub use standalone::{StandalonePage, shell};
+pub use standalone::{AuthenticationSection, StandalonePage, shell};
 pub use stream::Stream;
 pub use traffic::Traffic;

@@ -43,6 +43,33 @@ impl StandalonePage {
     }
 }
 
+/// A section of `docs/authentication.md`: what makes the key ready, and the table that names it.
+#[derive(Debug, Clone)]
+pub struct AuthenticationSection {
+    /// Commands beside the certificates of [`StandalonePage`]; empty when there is nothing to do.
+    pub commands: String,
+    /// The table of `vpnd.toml`.
+    pub table: String,
+}
+
+impl AuthenticationSection {
+    /// Reads the section with this heading and moves its files to the directory `place`.
+    ///
+    /// # Errors
+    /// When it is not there, or has no table.
+    pub fn moved_to(heading: &str, place: &str) -> anyhow::Result<Self> {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/authentication.md");
+        let page = fs::read_to_string(path).context(path)?;
+        let section = page.split("\n## ").find(|section| section.lines().next() == Some(heading));
+        let section = section.with_context(|| format!("{path}: no section {heading:?}"))?;
+        let table = blocks(section, "toml")?.pop().with_context(|| format!("{path}: {heading:?} has no table"))?;
+        Ok(Self {
+            commands: blocks(section, "sh")?.pop().unwrap_or_default(),
+            table: table.replace("/etc/m2mvpn", place),
+        })
+    }
+}
+
 /// Runs `commands` in `directory` of a node and returns what they print.
 ///
 /// # Errors

@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use m2m_lab::addresses::{INTRANET_NAME, INTRANET_V4};
 use m2m_lab::{ChildHandle, DeviceNode, Firewall, Lab, LabOptions, Programs};
-use m2m_tests::{StandalonePage, shell};
+use m2m_tests::{AuthenticationSection, StandalonePage, shell};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -41,9 +41,17 @@ impl Stage {
         self.directory.to_str().unwrap()
     }
 
+    /// What `docs/authentication.md` has under this heading, its commands run.
+    pub(crate) fn documented(&self, heading: &str) -> String {
+        let section = AuthenticationSection::moved_to(heading, self.place()).unwrap();
+        self.prepare(&section.commands);
+        section.table
+    }
+
     /// Runs a script beside the certificates.
     pub(crate) fn prepare(&self, script: &str) {
-        shell(&self.device.node, &self.directory, script).unwrap();
+        let environment = "export SOFTHSM2_CONF=$PWD/softhsm2.conf";
+        shell(&self.device.node, &self.directory, &format!("{environment}\n{script}")).unwrap();
     }
 
     /// A device with these tables in place of `[identity.pem]` opens its tunnel and reaches the company.
