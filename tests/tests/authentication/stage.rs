@@ -77,12 +77,16 @@ impl Stage {
         let file = self.directory.join(format!("{name}.toml"));
         fs::write(self.lab.outside(&file), format!("{before}{identity}\n[[tunnel.gateway]]{behind}")).unwrap();
         let mut command = self.device.node.command(&self.programs.path("vpnd").unwrap());
-        command.env("SOFTHSM2_CONF", self.directory.join("softhsm2.conf"));
+        command.env("RUST_LOG", "debug").env("SOFTHSM2_CONF", self.directory.join("softhsm2.conf"));
         self.device.node.spawn(name, command.arg("--config").arg(&file)).unwrap()
     }
 
+    /// Stops it. Nothing of what it said is a PIN.
     fn stop(&self, mut daemon: ChildHandle) {
         daemon.must_run().unwrap();
+        for pin in ["471147", "111111", "4711-äöü"] {
+            assert!(!daemon.log().contains(pin), "{}", daemon.log());
+        }
         daemon.stop();
         daemon.wait(LIMIT).unwrap();
     }

@@ -1,6 +1,7 @@
 //! How long a network's NAT keeps a binding that nothing passes through, found out by using it.
 //!
-//! Each ping follows a silence of the current interval, so each interval is a measurement of itself; traffic in between only delays it.
+//! Over QUIC the gateway is asked to send something back after a silence of the current interval (see `tunnel/src/session/liveness.rs`), over
+//! TCP each ping follows such a silence: each interval is a measurement of itself; traffic in between only delays it.
 //! The search climbs by half while pings are answered, halves when the binding was lost, and closes in between the two. Then it stays a
 //! tenth below what was proven. A binding lost only once is asked about once more after [`DOUBT`] answers, because a router that was
 //! rebooted during a test looks the same; lost twice, it is believed for good.
@@ -20,9 +21,6 @@ pub const FIRST: Duration = Duration::from_secs(25);
 pub const SHORTEST: Duration = Duration::from_secs(15);
 /// No interval is longer, however patient the NAT is: it is also how late a dead gateway is noticed without traffic.
 pub const LONGEST: Duration = Duration::from_secs(600);
-/// What both sides have to agree on as QUIC's `max_idle_timeout` (RFC 9000 section 10.1), and as the silence after which the gateway gives
-/// an HTTP/2 connection up: [`LONGEST`] and a minute for the ping that gets lost.
-pub const IDLE_TIMEOUT: Duration = Duration::from_secs(660);
 /// Answers after which a binding that was lost once is tested once more: some hours of short intervals, a day of long ones.
 pub const DOUBT: u32 = 1000;
 
