@@ -16,6 +16,8 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 pub struct Summary {
     /// The subject's distinguished name (RFC 4514).
     pub subject: String,
+    /// The issuer's.
+    pub issuer: String,
     /// The end of its validity.
     #[serde(with = "time::serde::rfc3339")]
     pub not_after: OffsetDateTime,
@@ -32,6 +34,7 @@ impl Summary {
         let certificate = parse(certificate)?;
         Ok(Self {
             subject: certificate.subject().to_string(),
+            issuer: certificate.issuer().to_string(),
             not_after: certificate.validity().not_after.to_datetime(),
             serial: certificate.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect(),
         })

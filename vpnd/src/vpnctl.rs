@@ -1,10 +1,11 @@
-//! How `vpnctl` prints a status for a human.
+//! How `vpnctl` prints what the daemon says for a human.
 
 use std::fmt::{Display, Write};
 
 use time::macros::format_description;
 
-use crate::api::{Milestones, Status};
+use crate::api::{Method, Milestones, Outcome, Status};
+use crate::certificate::Summary;
 
 /// The status as a table of two columns, at `now` seconds of `CLOCK_BOOTTIME`.
 #[must_use]
@@ -29,15 +30,51 @@ pub fn table(status: &Status, now: f64) -> String {
         ),
     );
     if let Some(certificate) = &status.certificate {
-        let until = certificate.not_after.format(format_description!("[year]-[month]-[day] [hour]:[minute] UTC"));
-        let until = until.unwrap_or_else(|_| certificate.not_after.to_string());
-        table.row("Certificate", format!("{}, until {until}, serial {}", certificate.subject, certificate.serial));
+        let (subject, serial, until) = (&certificate.subject, &certificate.serial, until(certificate));
+        table.row("Certificate", format!("{subject}, until {until}, serial {serial}"));
     }
     let milestones = since_boot(&status.milestones);
     if !milestones.is_empty() {
         table.row("Since boot", milestones);
     }
     table.0
+}
+
+/// How the device proves who it is, as a table of two columns, at `now` seconds of `CLOCK_BOOTTIME`.
+#[must_use]
+pub fn authentication(status: &Status, now: f64) -> String {
+    let Status { authentication, certificate, .. } = status;
+    let mut table = Table(String::new());
+    let method = match authentication.method {
+        Method::Tpm => "key in the TPM 2.0",
+        Method::Pkcs11 => "key on a card (PKCS #11)",
+        Method::Pkcs12 => "key in a file with a PIN (PKCS #12)",
+        Method::Pem => "key in a file (PEM)",
+    };
+    table.row("Method", method);
+    table.row("Key", &authentication.key);
+    if let Some(certificate) = certificate {
+        table.row("Subject", &certificate.subject);
+        table.row("Issuer", &certificate.issuer);
+        table.row("Valid until", until(certificate));
+        table.row("Serial", &certificate.serial);
+    }
+    match &authentication.last {
+        None => table.row("Last result", "none yet"),
+        Some(Outcome { accepted: true, at, .. }) => {
+            table.row("Last result", format!("accepted by the gateway, {} ago", duration(now - at)));
+        }
+        Some(Outcome { reason, at, .. }) => {
+            let reason = reason.as_deref().unwrap_or("no reason given");
+            table.row("Last result", format!("{reason}, {} ago", duration(now - at)));
+        }
+    }
+    table.0
+}
+
+fn until(certificate: &Summary) -> String {
+    let until = certificate.not_after.format(format_description!("[year]-[month]-[day] [hour]:[minute] UTC"));
+    until.unwrap_or_else(|_| certificate.not_after.to_string())
 }
 
 struct Table(String);
@@ -119,6 +156,31 @@ mod tests {
              Addresses   10.99.0.2/32\n            fd99::2/128\n\
              Traffic     sent 1.2 MB in 0 packets, received 0 B in 0 packets\n\
              Since boot  tunnel 9.9 s\n"
+        );
+    }
+
+    #[test]
+    fn a_device_that_was_let_in_and_one_that_was_not() {
+        let mut status = Board::default().status();
+        status.authentication.key = "/etc/m2mvpn/device.key".to_owned();
+        let text = "Method      key in a file (PEM)\nKey         /etc/m2mvpn/device.key\n";
+        assert_eq!(authentication(&status, 10.0), format!("{text}Last result none yet\n"));
+        status.authentication.last = Some(Outcome { accepted: true, reason: None, at: 8.0 });
+        assert_eq!(authentication(&status, 10.0), format!("{text}Last result accepted by the gateway, 2 s ago\n"));
+        status.authentication.method = Method::Pkcs11;
+        let refused = Outcome { accepted: false, reason: Some("the card's PIN is wrong".to_owned()), at: 0.0 };
+        status.authentication.last = Some(refused);
+        status.certificate = Some(Summary {
+            subject: "CN=atm-0001".to_owned(),
+            issuer: "CN=Example root".to_owned(),
+            not_after: time::macros::datetime!(2027-01-02 03:04 UTC),
+            serial: "0a".to_owned(),
+        });
+        assert_eq!(
+            authentication(&status, 70.0),
+            "Method      key on a card (PKCS #11)\nKey         /etc/m2mvpn/device.key\n\
+             Subject     CN=atm-0001\nIssuer      CN=Example root\nValid until 2027-01-02 03:04 UTC\n\
+             Serial      0a\nLast result the card's PIN is wrong, 1 min 10 s ago\n"
         );
     }
 

@@ -5,6 +5,7 @@ use std::{fs, path::PathBuf, time::Duration};
 use m2m_lab::addresses::{INTRANET_NAME, INTRANET_V4};
 use m2m_lab::{ChildHandle, DeviceNode, Firewall, Lab, LabOptions, Programs};
 use m2m_tests::{AuthenticationSection, StandalonePage, shell};
+use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -55,11 +56,20 @@ impl Stage {
     }
 
     /// A device with these tables in place of `[identity.pem]` opens its tunnel and reaches the company.
+    /// `vpnctl auth` says so.
     pub(crate) fn connects(&self, name: &str, identity: &str) {
         let mut daemon = self.start(name, identity);
         daemon.wait_for_log("-> Connected", LIMIT).unwrap();
         let fetch = format!("curl --silent --max-time 10 --header 'Host: {INTRANET_NAME}' http://{INTRANET_V4}/");
         assert_eq!(shell(&self.device.node, &self.directory, &fetch).unwrap(), "m2mvpn lab authentication\n", "{name}");
+        let authentication = self.authentication();
+        assert!(identity.starts_with(&format!("[identity.{}]", authentication["method"].as_str().unwrap())));
+        assert_eq!(authentication["last"]["accepted"], true, "{authentication}");
+        let certificate = &authentication["certificate"];
+        assert_eq!(
+            (&certificate["subject"], &certificate["issuer"]),
+            (&json!("CN=atm-0001"), &json!("CN=Example root"))
+        );
         self.stop(daemon);
     }
 
@@ -68,7 +78,18 @@ impl Stage {
         let mut daemon = self.start(name, identity);
         let line = daemon.wait_for_log("NotProvisioned: ", LIMIT).unwrap();
         assert!(line.contains(words), "{name}: {line}");
+        let authentication = self.authentication();
+        assert_eq!(authentication["last"]["accepted"], false, "{authentication}");
+        assert!(authentication["last"]["reason"].as_str().unwrap().contains(words), "{authentication}");
         self.stop(daemon);
+    }
+
+    /// What `vpnctl auth` says.
+    fn authentication(&self) -> Value {
+        let vpnctl = self.programs.path("vpnctl").unwrap();
+        let socket = self.directory.join("vpnd.sock");
+        let command = [&vpnctl, "--socket", socket.to_str().unwrap(), "auth", "--json"];
+        serde_json::from_str(&self.device.node.exec(&command).unwrap().ok().unwrap()).unwrap()
     }
 
     fn start(&self, name: &str, identity: &str) -> ChildHandle {

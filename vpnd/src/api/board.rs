@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use m2m_tunnel::carrier;
 
-use super::{Counters, Milestones, Status};
+use super::{Authentication, Counters, Method, Milestones, Outcome, Status};
 use crate::certificate::Summary;
 use crate::clock::boot_time;
 use crate::network::Applied;
@@ -34,6 +34,7 @@ impl Default for Board {
             counters: Counters::default(),
             milestones: Milestones { started: Some(now), ..Milestones::default() },
             certificate: None,
+            authentication: Authentication::default(),
         };
         Self { status: Mutex::new(status), tunnel: Mutex::default(), counters: Arc::default() }
     }
@@ -65,8 +66,16 @@ impl Board {
         Arc::clone(&self.counters)
     }
 
+    /// How this device proves who it is.
+    pub(crate) fn set_authentication(&self, method: Method, key: String) {
+        lock(&self.status).authentication = Authentication { method, key, last: None };
+    }
+
     pub(crate) fn set_state(&self, state: &State) {
         let mut status = lock(&self.status);
+        if let Some(outcome) = outcome(state) {
+            status.authentication.last = Some(outcome);
+        }
         if status.state != state.name() {
             status.state = state.name();
             status.since = boot_time();
@@ -97,6 +106,17 @@ impl Board {
 
     pub(crate) fn enrolled(&self) {
         lock(&self.status).milestones.enrolled = Some(boot_time());
+    }
+}
+
+/// What a state says of the device's authentication. That there is no network, or no answer, says nothing.
+fn outcome(state: &State) -> Option<Outcome> {
+    match state.name() {
+        StateName::Connected => Some(Outcome { accepted: true, reason: None, at: boot_time() }),
+        StateName::NotProvisioned | StateName::PendingApproval | StateName::Error => {
+            Some(Outcome { accepted: false, reason: state.cause(), at: boot_time() })
+        }
+        _ => None,
     }
 }
 

@@ -50,6 +50,45 @@ pub struct Status {
     pub milestones: Milestones,
     /// The device's certificate; null while there is none.
     pub certificate: Option<Summary>,
+    /// How the device proves who it is.
+    pub authentication: Authentication,
+}
+
+/// How a device proves who it is, and what came of it.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Authentication {
+    /// The kind of key.
+    pub method: Method,
+    /// Where the key lives: how the TPM is reached, a PKCS #11 URI, a file.
+    pub key: String,
+    /// What came of it last; null before anything did.
+    pub last: Option<Outcome>,
+}
+
+/// The kind of a device's key, as the table of `vpnd.toml` names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// In the TPM 2.0.
+    Tpm,
+    /// On a card.
+    Pkcs11,
+    /// In a file with a PIN.
+    Pkcs12,
+    /// In a file.
+    #[default]
+    Pem,
+}
+
+/// What came of an authentication.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// Whether the gateway let the device in.
+    pub accepted: bool,
+    /// Why not, for a human; null when it did.
+    pub reason: Option<String>,
+    /// When, in seconds of `CLOCK_BOOTTIME`.
+    pub at: f64,
 }
 
 /// What went through the tunnel: IP packets, and their bytes.

@@ -1,13 +1,13 @@
 //! The command line of the device daemon.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use tokio::time::{Instant, sleep};
-use vpnd::api::Status;
 use vpnd::api::client::{Call, CallError, call};
+use vpnd::api::{Authentication, Status};
 use vpnd::state::StateName;
 
 /// Asks the VPN daemon of this machine what it is doing, or tells it to connect or disconnect.
@@ -27,6 +27,12 @@ struct Arguments {
 enum Command {
     /// Show what the daemon is doing: state, cause, addresses, traffic.
     Status(Output),
+    /// Show how the machine proves who it is: kind and place of its key, certificate, and what came of it last.
+    Auth {
+        /// Print one JSON object: `method`, `key`, `last` and `certificate`, times in seconds since boot (CLOCK_BOOTTIME).
+        #[arg(long)]
+        json: bool,
+    },
     /// Open the tunnel, and keep it open, until `disconnect`.
     Connect(Output),
     /// Close the tunnel, and keep it closed until `connect` or until the daemon starts again.
@@ -52,6 +58,7 @@ Examples:
   vpnctl status
   vpnctl status --json | jq -r .addresses[]
   vpnctl status --wait Connected --timeout 120 && start-the-application
+  vpnctl auth --json | jq -r .certificate.not_after
   vpnctl connect --wait Connected
 
 Exit status:
@@ -87,9 +94,23 @@ fn main() -> ExitCode {
     })
 }
 
+async fn show_authentication(socket: &Path, json: bool) -> Result<ExitCode, CallError> {
+    let (_, status) = call(socket, Call::Status).await?;
+    if json {
+        let Authentication { method, key, last } = &status.authentication;
+        let object =
+            serde_json::json!({ "method": method, "key": key, "last": last, "certificate": status.certificate });
+        println!("{object}");
+    } else {
+        print!("{}", vpnd::vpnctl::authentication(&status, vpnd::clock::boot_time()));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 async fn run(arguments: &Arguments) -> Result<ExitCode, CallError> {
     let socket = arguments.socket.as_path();
     let (what, output) = match &arguments.command {
+        Command::Auth { json } => return show_authentication(socket, *json).await,
         Command::Status(output) => (Call::Status, output),
         Command::Connect(output) => (Call::Connect, output),
         Command::Disconnect(output) => (Call::Disconnect, output),

@@ -14,10 +14,10 @@ use m2m_tunnel::tun::{Tun, TunConfig, TunError};
 use tokio::sync::watch;
 
 use super::watched_key::WatchedKey;
-use crate::api::Board;
+use crate::api::{Board, Method};
 use crate::certificate::{CertificateError, Summary};
 use crate::clock::Clock;
-use crate::config::{Config, DnsBackend, Role};
+use crate::config::{Config, DnsBackend, Own, Role};
 use crate::enrol::Manager;
 use crate::network::firewall::Firewall;
 use crate::network::uplink_dns::UplinkDns;
@@ -76,6 +76,8 @@ impl Device {
     /// The receiver tells when an uplink changed.
     pub(super) fn new(config: Config, store: Store, clock: Clock, board: Arc<Board>) -> (Self, watch::Receiver<()>) {
         let (uplinks, changes) = watch::channel(());
+        let (method, key) = key_of(&config.role);
+        board.set_authentication(method, key);
         let device = Self {
             config,
             store,
@@ -185,6 +187,19 @@ impl Device {
                 DnsBackend::None => dns::Backend::None,
             },
         }
+    }
+}
+
+/// The kind of the device's key, and where it lives.
+fn key_of(role: &Role) -> (Method, String) {
+    let own = match role {
+        Role::Managed(managed) => return (Method::Tpm, managed.tcti.clone()),
+        Role::Standalone(standalone) => &standalone.identity,
+    };
+    match own {
+        Own::Pem(pem) => (Method::Pem, pem.key.display().to_string()),
+        Own::Pkcs12(pkcs12) => (Method::Pkcs12, pkcs12.file.display().to_string()),
+        Own::Pkcs11(card) => (Method::Pkcs11, card.uri.to_string()),
     }
 }
 
