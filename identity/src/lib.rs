@@ -5,6 +5,7 @@
 //! | [`DeviceKey`] | a P-256 key that can sign; [`PemKey`] in software, [`tpm::TpmKey`] in a TPM 2.0 |
 //! | [`card`] | a key and its certificates on a smartcard, a token or an HSM: PKCS #11 |
 //! | [`SoftCertificate`] | a key in software and its certificates, in one file with a PIN: PKCS #12 |
+//! | [`machine_bound`] | a key in software that opens on one machine only |
 //! | [`chain`] | reads certificate chains, trust anchors and private keys from files |
 //! | [`certificate_request`] | a PKCS#10 request signed by any [`DeviceKey`] |
 //! | [`tpm`] | the one thread that talks to the TPM: endorsement, keys, credential activation |
@@ -17,6 +18,7 @@ pub mod chain;
 pub mod credential;
 pub mod endorsement;
 mod key;
+pub mod machine_bound;
 mod pem_key;
 mod request;
 mod signature;

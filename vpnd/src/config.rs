@@ -97,6 +97,8 @@ pub enum Own {
     Pem(PemFiles),
     /// `[identity.pkcs12]`: key and certificates in one file, with a PIN.
     Pkcs12(Pkcs12File),
+    /// `[identity.bound]`: the key opens on this machine only.
+    Bound(PemFiles),
     /// `[identity.pkcs11]`: key and certificates on a card, with a PIN.
     Pkcs11(Pkcs11Card),
 }
@@ -107,18 +109,19 @@ impl Own {
         match self {
             Self::Pem(_) => "identity.pem",
             Self::Pkcs12(_) => "identity.pkcs12",
+            Self::Bound(_) => "identity.bound",
             Self::Pkcs11(_) => "identity.pkcs11",
         }
     }
 }
 
-/// A key and its certificates as PEM.
+/// A key and its certificates.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PemFiles {
     /// The device's certificate and those of its issuers but the root, PEM.
     pub certificate: PathBuf,
-    /// Its private key, PEM.
+    /// Its private key: PEM, or what `vpnctl bind` made of that.
     pub key: PathBuf,
 }
 
@@ -221,18 +224,26 @@ struct IdentityTables {
     pem: Option<PemFiles>,
     pkcs12: Option<Pkcs12File>,
     pkcs11: Option<Pkcs11Card>,
+    bound: Option<PemFiles>,
 }
 
 impl TryFrom<IdentityTables> for Identity {
     type Error = &'static str;
 
     fn try_from(tables: IdentityTables) -> Result<Self, Self::Error> {
-        match (tables.tpm, tables.pem, tables.pkcs12, tables.pkcs11) {
-            (Some(tpm), None, None, None) => Ok(Self::Tpm(tpm)),
-            (None, Some(pem), None, None) => Ok(Self::Own(Own::Pem(pem))),
-            (None, None, Some(pkcs12), None) => Ok(Self::Own(Own::Pkcs12(pkcs12))),
-            (None, None, None, Some(pkcs11)) => Ok(Self::Own(Own::Pkcs11(pkcs11))),
-            _ => Err("expected one of [identity.tpm], [identity.pem], [identity.pkcs12] and [identity.pkcs11]"),
+        let tables = [
+            tables.tpm.map(Self::Tpm),
+            tables.pem.map(Own::Pem).map(Self::Own),
+            tables.pkcs12.map(Own::Pkcs12).map(Self::Own),
+            tables.bound.map(Own::Bound).map(Self::Own),
+            tables.pkcs11.map(Own::Pkcs11).map(Self::Own),
+        ];
+        let mut tables = tables.into_iter().flatten();
+        match (tables.next(), tables.next()) {
+            (Some(identity), None) => Ok(identity),
+            _ => Err(
+                "expected one of [identity.tpm], [identity.pem], [identity.pkcs12], [identity.bound] and [identity.pkcs11]",
+            ),
         }
     }
 }

@@ -49,6 +49,7 @@ pub fn authentication(status: &Status, now: f64) -> String {
         Method::Tpm => "key in the TPM 2.0",
         Method::Pkcs11 => "key on a card (PKCS #11)",
         Method::Pkcs12 => "key in a file with a PIN (PKCS #12)",
+        Method::Bound => "key in a file that opens on this machine only",
         Method::Pem => "key in a file (PEM)",
     };
     table.row("Method", method);

@@ -3,5 +3,6 @@
 #![allow(clippy::unwrap_used)]
 
 mod card;
+mod machine_bound;
 mod soft_certificate;
 mod stage;

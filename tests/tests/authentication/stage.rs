@@ -1,6 +1,10 @@
 //! A gateway that takes any device of its CA, and devices with an identity of their own.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use m2m_lab::addresses::{INTRANET_NAME, INTRANET_V4};
 use m2m_lab::{ChildHandle, DeviceNode, Firewall, Lab, LabOptions, Programs};
@@ -44,14 +48,24 @@ impl Stage {
 
     /// What `docs/authentication.md` has under this heading, its commands run.
     pub(crate) fn documented(&self, heading: &str) -> String {
-        let section = AuthenticationSection::moved_to(heading, self.place()).unwrap();
-        self.prepare(&section.commands);
-        section.table
+        self.documented_with(heading, &[])
+    }
+
+    /// The same, with other words in the commands.
+    pub(crate) fn documented_with(&self, heading: &str, others: &[(&str, &str)]) -> String {
+        let AuthenticationSection { commands, table } = AuthenticationSection::moved_to(heading, self.place()).unwrap();
+        let commands = others.iter().fold(commands, |commands, (word, other)| {
+            assert!(commands.contains(word), "{word} in {commands}");
+            commands.replace(word, other)
+        });
+        self.prepare(&commands);
+        table
     }
 
     /// Runs a script beside the certificates.
     pub(crate) fn prepare(&self, script: &str) {
-        let environment = "export SOFTHSM2_CONF=$PWD/softhsm2.conf";
+        let programs = Path::new(&self.programs.path("vpnctl").unwrap()).parent().unwrap().display().to_string();
+        let environment = format!("export SOFTHSM2_CONF=$PWD/softhsm2.conf PATH=\"{programs}:$PATH\"");
         shell(&self.device.node, &self.directory, &format!("{environment}\n{script}")).unwrap();
     }
 

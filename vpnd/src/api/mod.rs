@@ -75,6 +75,8 @@ pub enum Method {
     Pkcs11,
     /// In a file with a PIN.
     Pkcs12,
+    /// In a file that opens on this machine only.
+    Bound,
     /// In a file.
     #[default]
     Pem,

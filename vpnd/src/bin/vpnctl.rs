@@ -5,10 +5,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use m2m_identity::machine_bound;
+use m2m_protocol::durable;
 use tokio::time::{Instant, sleep};
 use vpnd::api::client::{Call, CallError, call};
 use vpnd::api::{Authentication, Status};
 use vpnd::state::StateName;
+use zeroize::Zeroizing;
 
 /// Asks the VPN daemon of this machine what it is doing, or tells it to connect or disconnect.
 ///
@@ -32,6 +35,20 @@ enum Command {
         /// Print one JSON object: `method`, `key`, `last` and `certificate`, times in seconds since boot (CLOCK_BOOTTIME).
         #[arg(long)]
         json: bool,
+    },
+    /// Encrypt a private key with facts about this machine, so that a copied file is of no use on another one.
+    ///
+    /// A fact is the content of a file, such as a serial number below /sys; one of them may change. The daemon has to be able to read them.
+    Bind {
+        /// The private key: PEM, PKCS #8 or SEC 1, not encrypted. Delete it afterwards.
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+        /// A fact; 3 to 16 of them.
+        #[arg(long = "fact", value_name = "FILE", required = true)]
+        facts: Vec<PathBuf>,
+        /// Where to write the bound key, for `[identity.bound]`.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
     },
     /// Open the tunnel, and keep it open, until `disconnect`.
     Connect(Output),
@@ -63,7 +80,7 @@ Examples:
 
 Exit status:
   0  done; with --wait: the state is reached
-  1  the daemon's answer cannot be understood
+  1  the daemon's answer cannot be understood; bind: the key cannot be bound
   2  wrong arguments
   3  --wait: the state was not reached in time; the status at the end is printed
   4  the daemon cannot be reached
@@ -94,6 +111,23 @@ fn main() -> ExitCode {
     })
 }
 
+fn bind(key: &Path, facts: &[PathBuf], out: &Path) -> ExitCode {
+    let bound = std::fs::read_to_string(key)
+        .map(Zeroizing::new)
+        .map_err(|error| format!("{}: {error}", key.display()))
+        .and_then(|pem| machine_bound::seal(&pem, facts).map_err(|error| error.to_string()))
+        .and_then(|content| {
+            durable::write(out, content.as_bytes(), 0o600).map_err(|error| format!("{}: {error}", out.display()))
+        });
+    match bound {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            eprintln!("vpnctl: {reason}");
+            ExitCode::from(UNEXPECTED)
+        }
+    }
+}
+
 async fn show_authentication(socket: &Path, json: bool) -> Result<ExitCode, CallError> {
     let (_, status) = call(socket, Call::Status).await?;
     if json {
@@ -110,6 +144,7 @@ async fn show_authentication(socket: &Path, json: bool) -> Result<ExitCode, Call
 async fn run(arguments: &Arguments) -> Result<ExitCode, CallError> {
     let socket = arguments.socket.as_path();
     let (what, output) = match &arguments.command {
+        Command::Bind { key, facts, out } => return Ok(bind(key, facts, out)),
         Command::Auth { json } => return show_authentication(socket, *json).await,
         Command::Status(output) => (Call::Status, output),
         Command::Connect(output) => (Call::Connect, output),

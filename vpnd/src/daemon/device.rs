@@ -198,6 +198,7 @@ fn key_of(role: &Role) -> (Method, String) {
     };
     match own {
         Own::Pem(pem) => (Method::Pem, pem.key.display().to_string()),
+        Own::Bound(bound) => (Method::Bound, bound.key.display().to_string()),
         Own::Pkcs12(pkcs12) => (Method::Pkcs12, pkcs12.file.display().to_string()),
         Own::Pkcs11(card) => (Method::Pkcs11, card.uri.to_string()),
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use m2m_identity::SoftCertificate;
 use m2m_identity::card::Card;
 use m2m_identity::chain;
+use m2m_identity::machine_bound;
 use m2m_identity::tls::{Identity, TrustAnchors};
 use m2m_identity::tpm::{Tpm, TpmError};
 use m2m_protocol::config_file;
@@ -106,6 +107,7 @@ fn not_enrolled(why: &dyn std::fmt::Display) -> Found {
 fn read_standalone(device: &Device, files: &Standalone) -> Result<Found, LookFailure> {
     let (place, identity) = match &files.identity {
         Own::Pem(pem) => (&pem.certificate, read_pem(pem)?),
+        Own::Bound(bound) => (&bound.certificate, read_bound(bound)?),
         Own::Pkcs12(pkcs12) => (&pkcs12.file, read_pkcs12(pkcs12)?),
         Own::Pkcs11(card) => (&card.module, open_card(card)?),
     };
@@ -119,6 +121,11 @@ fn read_standalone(device: &Device, files: &Standalone) -> Result<Found, LookFai
 fn read_pem(files: &PemFiles) -> Result<Identity, LookFailure> {
     let key = chain::private_key(&read(&files.key)?, None).map_err(|error| wrong(&files.key, &error))?;
     certificate::join(&read(&files.certificate)?, key).map_err(|error| wrong(&files.certificate, &error))
+}
+
+fn read_bound(files: &PemFiles) -> Result<Identity, LookFailure> {
+    let key = machine_bound::open(&read(&files.key)?).map_err(|error| wrong(&files.key, &error))?;
+    certificate::join(&read(&files.certificate)?, Arc::new(key)).map_err(|error| wrong(&files.certificate, &error))
 }
 
 fn read_pkcs12(Pkcs12File { file, pin }: &Pkcs12File) -> Result<Identity, LookFailure> {
