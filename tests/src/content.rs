@@ -1,4 +1,9 @@
+use std::io::Read;
+
 use sha2::{Digest, Sha256};
+
+/// Bytes that are read at once, at most.
+const PIECE: usize = 16 << 10;
 
 /// Bytes that do not repeat: xorshift64*.
 #[derive(Debug)]
@@ -32,6 +37,24 @@ pub struct Content {
 }
 
 impl Content {
+    /// Reads to the end of a connection; `came` is told of each piece's length.
+    ///
+    /// # Panics
+    /// When reading fails, or nothing comes within the stream's read timeout.
+    pub fn receive(mut stream: impl Read, mut came: impl FnMut(usize)) -> Self {
+        let (mut received, mut buffer) = (Self::default(), vec![0; PIECE]);
+        loop {
+            let length = stream
+                .read(&mut buffer)
+                .unwrap_or_else(|error| panic!("nothing comes after {} bytes: {error}", received.bytes()));
+            if length == 0 {
+                return received;
+            }
+            received.add(&buffer[..length]);
+            came(length);
+        }
+    }
+
     /// More bytes went.
     pub fn add(&mut self, bytes: &[u8]) {
         self.bytes += bytes.len();

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use std::{
-    io::{Read, Write},
+    io::Write,
     net::{IpAddr, Shutdown, TcpListener, TcpStream},
     sync::{
         Arc, Mutex,
@@ -156,17 +156,7 @@ fn send(mut stream: &TcpStream, seed: u64, blocks: usize, pace: &AtomicU8) -> Co
     sent
 }
 
-fn receive(mut stream: &TcpStream, heard: &Mutex<Heard>) -> Content {
+fn receive(stream: &TcpStream, heard: &Mutex<Heard>) -> Content {
     stream.set_read_timeout(Some(SILENCE_LIMIT)).unwrap();
-    let (mut received, mut buffer) = (Content::default(), vec![0; BLOCK]);
-    loop {
-        let length = stream
-            .read(&mut buffer)
-            .unwrap_or_else(|error| panic!("nothing comes after {} bytes: {error}", received.bytes()));
-        if length == 0 {
-            return received;
-        }
-        received.add(&buffer[..length]);
-        heard.lock().unwrap().hear(length);
-    }
+    Content::receive(stream, |length| heard.lock().unwrap().hear(length))
 }

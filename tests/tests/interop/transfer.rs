@@ -1,7 +1,7 @@
 //! A TCP connection that carries random bytes both ways at once, compared by their SHA-256.
 
 use std::{
-    io::{Read, Write},
+    io::Write,
     net::{IpAddr, Shutdown, TcpListener, TcpStream},
     thread,
     time::{Duration, Instant},
@@ -43,7 +43,7 @@ fn exchange(stream: TcpStream, seed: u64, bytes: usize) -> Exchanged {
     stream.set_write_timeout(Some(SILENCE_LIMIT)).unwrap();
     thread::scope(|scope| {
         let sent = scope.spawn(|| send(&stream, seed, bytes));
-        let received = receive(&stream);
+        let received = Content::receive(&stream, |_| ());
         Exchanged { sent: sent.join().unwrap(), received }
     })
 }
@@ -59,19 +59,6 @@ fn send(mut stream: &TcpStream, seed: u64, bytes: usize) -> Content {
     }
     stream.shutdown(Shutdown::Write).unwrap();
     sent
-}
-
-fn receive(mut stream: &TcpStream) -> Content {
-    let (mut received, mut buffer) = (Content::default(), vec![0; BLOCK]);
-    loop {
-        let length = stream
-            .read(&mut buffer)
-            .unwrap_or_else(|error| panic!("nothing comes after {} bytes: {error}", received.bytes()));
-        if length == 0 {
-            return received;
-        }
-        received.add(&buffer[..length]);
-    }
 }
 
 fn accept(listener: &TcpListener) -> TcpStream {

@@ -36,8 +36,7 @@ fn when_udp_is_blocked_in_mid_session_the_tunnel_goes_on_over_http2_and_back_aga
     let _gateway = stage.start_gateway();
     let mut device = stage.start_device("");
     device.wait_until_up("HTTP/3");
-    let (stream, heartbeat) = (stage.stream(), stage.heartbeat());
-    wait_until("the first datagram", LIMIT, || heartbeat.first().is_some()).unwrap();
+    let (stream, heartbeat) = stage.traffic();
 
     stream.take_gap();
     heartbeat.take_gap();

@@ -22,8 +22,7 @@ fn a_device_is_back_when_its_gateway_is() {
     let mut gateway = stage.start_gateway();
     let mut device = stage.start_device("");
     device.wait_until_up("HTTP/3");
-    let (stream, heartbeat) = (stage.stream(), stage.heartbeat());
-    wait_until("the first datagram", LIMIT, || heartbeat.first().is_some()).unwrap();
+    let (stream, heartbeat) = stage.traffic();
 
     stream.take_gap();
     heartbeat.take_gap();

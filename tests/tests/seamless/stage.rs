@@ -93,6 +93,13 @@ impl Stage {
         Heartbeat::start(&self.device.node, &self.lab.topology().company, INTRANET_V4.into())
     }
 
+    /// Both, once the datagrams come back.
+    pub(crate) fn traffic(&self) -> (Stream, Heartbeat) {
+        let (stream, heartbeat) = (self.stream(), self.heartbeat());
+        wait_until("the first datagram", LIMIT, || heartbeat.first().is_some()).unwrap();
+        (stream, heartbeat)
+    }
+
     /// The router drops what these rules of a chain of forwarded packets say, in silence, until [`Stage::unblock`].
     pub(crate) fn block(&self, rules: &str) {
         let chain = format!("chain forward {{ type filter hook forward priority -10\n{rules}\n}}\n");

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use m2m_lab::{Lab, Node, addresses::GATEWAY_V6, wait_until};
-use m2m_tests::LIMIT;
+use m2m_tests::{LIMIT, Stream};
 
-use crate::stage::Stage;
+use crate::{heartbeat::Heartbeat, stage::Stage};
 
 const FIRST: &str = "uplink0";
 const SECOND: &str = "uplink1";
@@ -19,8 +19,7 @@ fn the_tunnel_goes_to_the_other_uplink_and_back() {
     add_uplink(&stage.lab, &stage.device.node);
     let mut device = stage.start_device("");
     device.wait_until_up("HTTP/3");
-    let (stream, heartbeat) = (stage.stream(), stage.heartbeat());
-    wait_until("the first datagram", LIMIT, || heartbeat.first().is_some()).unwrap();
+    let (stream, heartbeat) = stage.traffic();
     let sent = |uplink: &str| sent(&stage.device.node, uplink);
 
     stream.take_gap();
@@ -30,20 +29,14 @@ fn the_tunnel_goes_to_the_other_uplink_and_back() {
     let pulled = Instant::now();
     wait_until("the second uplink", LIMIT, || sent(SECOND) > before + SOME).unwrap();
     println!("over the second uplink {:?} after the first one went", pulled.elapsed());
-    stream.wait_for_more();
-    let gap = heartbeat.take_gap();
-    println!("uplink lost: no datagram for {gap:?}, no byte for {:?}", stream.take_gap());
-    assert!(gap < TOLERATED, "{gap:?}");
+    went_on("uplink lost", &stream, &heartbeat);
 
     let before = sent(FIRST);
     stage.device.set_link(true).unwrap();
     let plugged = Instant::now();
     wait_until("the first uplink", LIMIT, || sent(FIRST) > before + SOME).unwrap();
     println!("back over the first uplink {:?} after it came back", plugged.elapsed());
-    stream.wait_for_more();
-    let gap = heartbeat.take_gap();
-    println!("uplink back: no datagram for {gap:?}, no byte for {:?}", stream.take_gap());
-    assert!(gap < TOLERATED, "{gap:?}");
+    went_on("uplink back", &stream, &heartbeat);
     assert_eq!(device.count("-> Connecting"), 1, "{}", device.process.log());
     stream.finish();
 }
@@ -55,8 +48,7 @@ fn the_tunnel_outlives_a_change_of_the_only_address() {
     let node = &stage.device.node;
     let mut device = stage.start_device("");
     device.wait_until_up("HTTP/3");
-    let (stream, heartbeat) = (stage.stream(), stage.heartbeat());
-    wait_until("the first datagram", LIMIT, || heartbeat.first().is_some()).unwrap();
+    let (stream, heartbeat) = stage.traffic();
 
     stream.take_gap();
     heartbeat.take_gap();
@@ -64,10 +56,7 @@ fn the_tunnel_outlives_a_change_of_the_only_address() {
     node.ip(&format!("addr add 192.0.2.200/24 dev {FIRST}")).unwrap();
     // The kernel took the route away with the address.
     node.ip("route replace default via 192.0.2.1").unwrap();
-    stream.wait_for_more();
-    let gap = heartbeat.take_gap();
-    println!("address changed: no datagram for {gap:?}, no byte for {:?}", stream.take_gap());
-    assert!(gap < TOLERATED, "{gap:?}");
+    went_on("address changed", &stream, &heartbeat);
     // The same connection, at another address.
     assert_eq!(device.count("tunnel moved"), 0, "{}", device.process.log());
     assert_eq!(device.count("-> Connecting"), 1, "{}", device.process.log());
@@ -81,8 +70,7 @@ fn the_tunnel_outlives_a_nat_that_forgets_it() {
     let router = &stage.lab.topology().internet;
     let mut device = stage.start_device("");
     device.wait_until_up("HTTP/3");
-    let (stream, heartbeat) = (stage.stream(), stage.heartbeat());
-    wait_until("the first datagram", LIMIT, || heartbeat.first().is_some()).unwrap();
+    let (stream, heartbeat) = stage.traffic();
 
     stream.take_gap();
     heartbeat.take_gap();
@@ -91,10 +79,7 @@ fn the_tunnel_outlives_a_nat_that_forgets_it() {
     router.exec(&["conntrack", "-D", "-p", "udp", "--orig-port-dst", "443"]).unwrap().ok().unwrap();
     let bindings = || router.exec(&["conntrack", "-L", "-p", "udp", "--orig-port-dst", "443"]).unwrap().ok().unwrap();
     wait_until("another binding", LIMIT, || bindings().contains("dport=40")).unwrap();
-    stream.wait_for_more();
-    let gap = heartbeat.take_gap();
-    println!("NAT rebound: no datagram for {gap:?}, no byte for {:?}", stream.take_gap());
-    assert!(gap < TOLERATED, "{gap:?}");
+    went_on("NAT rebound", &stream, &heartbeat);
     assert_eq!(device.count("tunnel moved"), 0, "{}", device.process.log());
     assert_eq!(device.count("-> Connecting"), 1, "{}", device.process.log());
     stream.finish();
@@ -113,6 +98,14 @@ fn an_uplink_with_nothing_but_ipv6_will_do() {
     stream.wait_for_more();
     assert_eq!(node.ip("-4 -o addr show scope global dev uplink0").unwrap(), "");
     stream.finish();
+}
+
+/// Both come through again, and nothing was missing for longer than is tolerated.
+fn went_on(what: &str, stream: &Stream, heartbeat: &Heartbeat) {
+    stream.wait_for_more();
+    let gap = heartbeat.take_gap();
+    println!("{what}: no datagram for {gap:?}, no byte for {:?}", stream.take_gap());
+    assert!(gap < TOLERATED, "{gap:?}");
 }
 
 /// More bytes than a probe or two has: the stream's.
